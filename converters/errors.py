@@ -1,0 +1,25 @@
+"""Errors of reading, planning, writing and verifying a checkpoint."""
+
+from __future__ import annotations
+
+from ..calibration.errors import StudioError
+
+
+class SourceError(StudioError):
+    """The source is not a checkpoint that can be converted."""
+
+
+class PlanError(StudioError):
+    """No valid plan exists for this source with these options."""
+
+
+class ConversionError(StudioError):
+    """The plan cannot be carried out: no space, target exists, write error."""
+
+
+class VerificationError(StudioError):
+    """The written file is not what was planned."""
+
+
+class Cancelled(StudioError):
+    """The user cancelled; nothing was left behind."""
