@@ -1,0 +1,44 @@
+"""Conversion of a checkpoint to mixed NVFP4/FP8: read, plan, write, verify.
+
+Knows no host: progress and cancel come in as two small callables.
+"""
+
+from __future__ import annotations
+
+from .convert import convert
+from .decide import make_plan
+from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
+from .families import Family, detect_family
+from .plan import LAYOUTS, LayerDecision, Options, Plan
+from .recipe import Recipe, available_recipes, load_recipe
+from .report import Report, report_stem
+from .rounding import DEFAULT_ROUNDING, ROUNDINGS
+from .source import Source, open_source
+from .verify import Verification, verify
+
+__all__ = [
+    "DEFAULT_ROUNDING",
+    "LAYOUTS",
+    "ROUNDINGS",
+    "Cancelled",
+    "ConversionError",
+    "Family",
+    "LayerDecision",
+    "Options",
+    "Plan",
+    "PlanError",
+    "Recipe",
+    "Report",
+    "Source",
+    "SourceError",
+    "Verification",
+    "VerificationError",
+    "available_recipes",
+    "convert",
+    "detect_family",
+    "load_recipe",
+    "make_plan",
+    "open_source",
+    "report_stem",
+    "verify",
+]

@@ -1,0 +1,174 @@
+"""Carry out a plan: read a tensor, change it if the plan says so, write it; then verify and rename."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from ..calibration import Calibration
+from .decide import make_plan
+from .errors import Cancelled, ConversionError, VerificationError
+from .formats import fp8, nvfp4, tags
+from .plan import LayerDecision, Options, Plan
+from .report import Report
+from .rounding import rounding
+from .source import Source, open_source
+from .verify import verify_sources
+from .writer import Writer
+
+Progress = Callable[[int, int, str], None]
+"""Called with (bytes done, bytes in all, what is being done)."""
+
+
+def no_progress(done: int, total: int, label: str) -> None:
+    """The default for callers that show nothing."""
+
+
+def never() -> bool:
+    """The default for callers that cannot cancel."""
+    return False
+
+
+def convert(
+    source_path: str | os.PathLike[str],
+    target_path: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    calibration: Calibration | None = None,
+    calibration_name: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+    cancelled: Callable[[], bool] = never,
+) -> Report:
+    """Convert a checkpoint and return the report of the verified file.
+
+    The target appears only when it is complete and verified; the source is opened for reading only.
+
+    Args:
+        source_path: a .safetensors file.
+        target_path: the file to write; must end in .safetensors.
+        options: recipe, rounding, input_scale policy, layout.
+        calibration: statistics of the same model; None leaves NVFP4 activations dynamic and FP8
+            layers without an input_scale of their own in full precision.
+        calibration_name: how plan, report and header call it.
+        device: ``auto`` (CUDA where there is one), ``cuda`` or ``cpu``.
+        overwrite: replace an existing target.
+        progress: see ``Progress``; the whole is twice the output's size, writing and verifying.
+        cancelled: asked several times a second; True ends the conversion and leaves nothing behind.
+
+    Raises:
+        Cancelled: ``cancelled`` returned True.
+        SourceError, PlanError, ConversionError, VerificationError: see there.
+    """
+    started = time.monotonic()
+    target = Path(target_path)
+    if target.suffix != ".safetensors":
+        raise ConversionError(f"The output {target.name} must end in .safetensors, which ComfyUI's loaders list.")
+    chosen = _device(device)
+
+    def check() -> None:
+        if cancelled():
+            raise Cancelled("Cancelled; nothing was written.")
+
+    with open_source(source_path) as source:
+        if target.exists() and os.path.samefile(source.path, target):
+            raise ConversionError(f"The output {target} is the source itself; choose another name.")
+        plan = make_plan(source, options, calibration, calibration_name)
+        with Writer(target, plan.specs(), plan.metadata, overwrite=overwrite) as writer:
+            total = 2 * writer.size
+            done = 0
+            for layer in plan.layers:
+                check()
+                progress(done, total, f"writing {layer.name}")
+                for name, tensor in _tensors(source, plan, layer, chosen, check):
+                    writer.write(name, tensor)
+                done += layer.bytes_after
+            for copy in plan.copies:
+                check()
+                progress(done, total, f"copying {copy.spec.name}")
+                writer.write_bytes(copy.spec.name, _checked(source.chunks(copy.source_name), check))
+                done += copy.spec.nbytes
+            progress(writer.size, total, "writing to disk")
+            temporary = writer.finish()
+            with open_source(temporary) as written:
+                verification = verify_sources(
+                    source,
+                    written,
+                    expected=plan.specs(),
+                    progress=lambda part, _, label: progress(writer.size + part, total, label),
+                    cancelled=cancelled,
+                )
+            if verification.problems:
+                raise VerificationError(
+                    f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
+                )
+            check()
+            writer.commit()
+            progress(total, total, "done")
+    return Report(plan, verification, target.name, time.monotonic() - started)
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cuda", "cpu"):
+        raise ConversionError(f"There is no device {name!r}; choose auto, cuda or cpu.")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConversionError("No CUDA device is available; choose device auto or cpu.")
+    return torch.device(name)
+
+
+def _checked(chunks: Iterator[bytearray], check: Callable[[], None]) -> Iterator[bytearray]:
+    for chunk in chunks:
+        check()
+        yield chunk
+
+
+def _tensors(
+    source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every declared tensor of a layer."""
+    declared = {spec.name: spec for spec in layer.outputs}
+    if layer.action == "quantize":
+        yield from _quantize(source, plan, layer, device, check).items()
+    for name, spec in declared.items():
+        suffix = name[len(layer.name) + 1 :]
+        if suffix == "comfy_quant" and layer.tag is not None:
+            yield name, tags.tensor(tags.encode(layer.tag))
+        elif suffix == "input_scale" and layer.input_scale is not None:
+            yield name, torch.tensor(layer.input_scale, dtype=torch.float32)
+        elif layer.action == "copy":
+            yield name, _carried(source, layer, suffix).to(spec.dtype).reshape(spec.shape)
+
+
+def _carried(source: Source, layer: LayerDecision, suffix: str) -> torch.Tensor:
+    """A tensor of a layer that is not quantized: the source's own, under its name of today or of old."""
+    legacy = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
+    for name in (suffix, legacy.get(suffix, suffix)):
+        if f"{layer.source_name}.{name}" in source.tensors:
+            return source.read(f"{layer.source_name}.{name}")
+    return torch.ones((), dtype=torch.float32)
+
+
+def _quantize(
+    source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
+) -> dict[str, torch.Tensor]:
+    weight = source.read(f"{layer.source_name}.weight")
+    if weight.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        named = (f"{layer.source_name}.{suffix}" for suffix in ("weight_scale", "scale_weight"))
+        scale = next((source.read(name) for name in named if name in source.tensors), None)
+        weight = fp8.upcast(weight, scale, layer.source_name)
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight))).all()):
+        raise ConversionError(
+            f"The weights of layer {layer.source_name} hold NaN or infinity; the source is damaged, get it from its author again."
+        )
+    if layer.format == nvfp4.NAME:
+        parts = nvfp4.encode(weight, rounding(plan.options.rounding), device, check)
+    else:
+        parts = fp8.encode(weight)
+    return {f"{layer.name}.{suffix}": tensor for suffix, tensor in parts.items()}

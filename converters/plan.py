@@ -1,0 +1,175 @@
+"""What a conversion will write, decided before a byte is written: a value to print, save and compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from .rounding import DEFAULT_ROUNDING
+from .writer import TensorSpec, lay_out
+
+LAYOUTS = ("source", "checkpoint", "diffusion-model")
+DEFAULT_INPUT_SCALE = "p99.9"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose.
+
+    ``recipe``: a built-in name, a path to a ``.json`` file, or None for the family's default.
+    ``rounding``: a key of ``ROUNDINGS``. ``input_scale``: a key of ``calibration.POLICIES``.
+    ``layout``: ``source`` keeps what the source has, ``checkpoint`` keeps an all-in-one file with its
+    prefixes, ``diffusion-model`` strips the prefix and leaves text encoder and VAE out.
+    """
+
+    recipe: str | None = None
+    rounding: str = DEFAULT_ROUNDING
+    input_scale: str = DEFAULT_INPUT_SCALE
+    layout: str = "source"
+
+
+@dataclass(frozen=True)
+class LayerDecision:
+    """What becomes of one weight.
+
+    ``name`` is the layer's name in the output, ``source_name`` in the source, ``module`` in the
+    model's module tree (without prefix). ``action`` is ``quantize`` (weights change) or ``copy``
+    (bytes of the weight are identical). ``input_amax`` is the largest activation that fits, in the
+    activation's own units; ``input_scale`` what is written; both None for dynamic or unquantized
+    activations. ``clip_rate`` is the predicted share of activations beyond ``input_amax``.
+    """
+
+    name: str
+    source_name: str
+    module: str
+    component: str
+    shape: tuple[int, int]
+    source_format: str
+    format: str
+    action: str
+    reason: str
+    tag: Mapping[str, Any] | None
+    input_amax: float | None
+    input_scale: float | None
+    clip_rate: float | None
+    repairs: tuple[str, ...]
+    notes: tuple[str, ...]
+    bytes_before: int
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def bytes_after(self) -> int:
+        return sum(spec.nbytes for spec in self.outputs)
+
+    @property
+    def full_precision(self) -> bool:
+        """True when ComfyUI computes this layer without quantizing its input."""
+        return bool(self.tag and self.tag.get("full_precision_matrix_mult"))
+
+    def to_json(self) -> dict[str, Any]:
+        data = {key: value for key, value in asdict(self).items() if key not in ("outputs", "shape")}
+        return {**data, "shape": list(self.shape), "bytes_after": self.bytes_after}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that passes through byte for byte, possibly under another name."""
+
+    source_name: str
+    spec: TensorSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions about one source with one set of options."""
+
+    source: str
+    family: str
+    family_title: str
+    prefix: str
+    recipe: str
+    options: Options
+    calibration: str | None
+    layers: tuple[LayerDecision, ...]
+    copies: tuple[Copy, ...]
+    metadata: Mapping[str, str]
+    repairs: tuple[str, ...]
+    warnings: tuple[str, ...]
+    source_bytes: int
+    output_bytes: int = field(default=0)
+
+    def specs(self) -> list[TensorSpec]:
+        """Every tensor of the output."""
+        return [spec for layer in self.layers for spec in layer.outputs] + [copy.spec for copy in self.copies]
+
+    def with_size(self) -> Plan:
+        """The same plan with ``output_bytes``, header included."""
+        head, _ = lay_out(self.specs(), self.metadata)
+        return replace(self, output_bytes=len(head) + sum(spec.nbytes for spec in self.specs()))
+
+    def with_metadata(self, metadata: Mapping[str, str]) -> Plan:
+        """The same plan with the output's header metadata."""
+        return replace(self, metadata=metadata)
+
+    def count(self, component: str = "diffusion_model") -> dict[str, int]:
+        """Layers by output format."""
+        return dict(Counter(layer.format for layer in self.layers if layer.component == component).most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the bytes, for programs."""
+        return {
+            "source": self.source,
+            "family": self.family,
+            "recipe": self.recipe,
+            "options": asdict(self.options),
+            "calibration": self.calibration,
+            "source_bytes": self.source_bytes,
+            "output_bytes": self.output_bytes,
+            "formats": self.count(),
+            "repairs": list(self.repairs),
+            "warnings": list(self.warnings),
+            "copied_tensors": len(self.copies),
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+
+    def to_markdown(self) -> str:
+        """The plan as a page for people."""
+        formats = ", ".join(f"{count} {name}" for name, count in self.count().items())
+        lines = [
+            f"# Plan for {self.source}",
+            "",
+            f"- model: {self.family_title} ({self.family}), recipe `{self.recipe}`, rounding `{self.options.rounding}`",
+            f"- activations: `{self.options.input_scale}`"
+            + (f" from calibration {self.calibration}" if self.calibration else " (no calibration)"),
+            f"- layers of the diffusion model: {formats}",
+            f"- size: {self.source_bytes / 1e6:.1f} MB → {self.output_bytes / 1e6:.1f} MB"
+            f" ({self.output_bytes / max(1, self.source_bytes):.2f}×)",
+            *(f"- warning: {text}" for text in self.warnings),
+            *(f"- repair: {text}" for text in self.repairs),
+            "",
+            "| layer | shape | from | to | input_scale | clip rate | reason |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for layer in self.layers:
+            scale = "full precision" if layer.full_precision else _number(layer.input_scale, "dynamic", layer)
+            clip = "" if layer.clip_rate is None else f"{layer.clip_rate:.2g}"
+            lines.append(
+                f"| {layer.name} | {layer.shape[0]}×{layer.shape[1]} | {layer.source_format} | {layer.format} "
+                f"| {scale} | {clip} | {layer.reason} |"
+            )
+        return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, otherwise: str, layer: LayerDecision) -> str:
+    if value is not None:
+        return f"{value:.4g}"
+    return otherwise if layer.format == "nvfp4" else ""
+
+
+def spec(layer: str, suffix: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:
+    """The declaration of one tensor of a layer."""
+    return TensorSpec(f"{layer}.{suffix}", dtype, shape)

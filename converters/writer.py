@@ -1,0 +1,194 @@
+"""Write a safetensors file whose tensors are declared beforehand, one tensor at a time, in any order.
+
+All offsets follow from the declarations, so the header is written first and each tensor goes to its
+place when it is ready: memory holds one tensor. The file grows under a temporary name in the target
+folder and gets its real name only when it is complete, on disk and verified.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import torch
+
+from .errors import ConversionError
+from .source import CODES
+
+SPACE_RESERVE = 16 << 20
+"""Free bytes that must remain after the file: reports and the file system's own needs."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that will be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count * self.dtype.itemsize
+
+
+def lay_out(specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, tuple[int, TensorSpec]]]:
+    """Return the file's first bytes and each tensor's absolute offset.
+
+    Wider dtypes come first and the header is padded to 8 bytes, so that every tensor is aligned to
+    its element size, which readers that map the file rely on. Names order the rest: the layout does
+    not depend on the order of declaration.
+    """
+    ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    position = 0
+    places: dict[str, tuple[int, TensorSpec]] = {}
+    for spec in ordered:
+        places[spec.name] = (position, spec)
+        end = position + spec.nbytes
+        header[spec.name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {
+        name: (start + offset, spec) for name, (offset, spec) in places.items()
+    }
+
+
+class Writer:
+    """A safetensors file in the making. Use as a context manager; leaving it without ``commit`` removes the file."""
+
+    def __init__(self, target: Path, specs: Iterable[TensorSpec], metadata: Mapping[str, str], *, overwrite: bool):
+        """Check the target, the free space, and write the header.
+
+        Raises:
+            ConversionError: the target exists, its folder does not, too little space, or no permission.
+        """
+        self.target = target
+        self.temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        head, self._places = lay_out(specs, metadata)
+        self.size = len(head) + sum(spec.nbytes for _, spec in self._places.values())
+        self._missing = set(self._places)
+        self._overwrite = overwrite
+        self._file: BinaryIO | None = None
+        self._check_target()
+        try:
+            self._file = self.temporary.open("w+b")
+            self._file.write(head)
+            self._file.truncate(self.size)
+        except OSError as error:
+            self.abort()
+            raise _explained(error, target) from error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Write a declared tensor; dtype and shape must be the declared ones."""
+        _, spec = self._places[name]
+        if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
+            raise ConversionError(
+                f"{name} was planned as {spec.dtype} {spec.shape} but came out as {tensor.dtype} {tuple(tensor.shape)}; "
+                "please report this."
+            )
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
+        self.write_bytes(name, [memoryview(raw)])
+
+    def write_bytes(self, name: str, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Write a declared tensor's bytes, in pieces."""
+        assert self._file is not None
+        offset, spec = self._places[name]
+        written = 0
+        try:
+            self._file.seek(offset)
+            for chunk in chunks:
+                written += len(chunk)
+                self._file.write(chunk)
+        except OSError as error:
+            raise _explained(error, self.target) from error
+        if written != spec.nbytes:
+            raise ConversionError(f"{name} was planned with {spec.nbytes} bytes but came out with {written}; please report this.")
+        self._missing.discard(name)
+
+    def finish(self) -> Path:
+        """Put everything on disk and return the temporary path, for verification.
+
+        Raises:
+            ConversionError: a declared tensor was never written, or the disk refused.
+        """
+        if self._missing:
+            raise ConversionError(f"{len(self._missing)} planned tensors were not written, first {min(self._missing)}; please report this.")
+        assert self._file is not None
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise _explained(error, self.target) from error
+        self._file = None
+        return self.temporary
+
+    def commit(self) -> None:
+        """Give the finished file its name."""
+        self._check_target(space=False)
+        try:
+            os.replace(self.temporary, self.target)
+            _sync_folder(self.target.parent)
+        except OSError as error:
+            raise _explained(error, self.target) from error
+
+    def abort(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError:
+            pass  # what was still buffered is thrown away on purpose
+        finally:
+            self._file = None
+            self.temporary.unlink(missing_ok=True)
+
+    def _check_target(self, space: bool = True) -> None:
+        if not self.target.parent.is_dir():
+            raise ConversionError(f"The folder {self.target.parent} does not exist; create it or choose another output.")
+        if self.target.is_dir() or (self.target.exists() and not self._overwrite):
+            raise ConversionError(f"{self.target} exists already; choose another name or allow overwriting.")
+        free = shutil.disk_usage(self.target.parent).free
+        if space and free < self.size + SPACE_RESERVE:
+            raise ConversionError(
+                f"{self.target.parent} has {free / 1e9:.2f} GB free but the output needs {self.size / 1e9:.2f} GB; "
+                "make room or choose another folder."
+            )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename durable; Windows cannot open folders and needs no such step."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explained(error: OSError, target: Path) -> ConversionError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConversionError(f"The disk of {target.parent} is full; nothing was left behind. Make room and start again.")
+    return ConversionError(f"{target} cannot be written: {error.strerror or error}.")
