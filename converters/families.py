@@ -45,43 +45,69 @@ class Family:
 
 SIGNATURES = (
     Signature(
-        "flux2", "Flux.2", (r"double_stream_modulation_img\.lin\.weight", r"img_in\.weight"),
-        (r"img_in", r"txt_in", r"vector_in\.in_layer"), "flux",
+        "flux2",
+        "Flux.2",
+        (r"double_stream_modulation_img\.lin\.weight", r"img_in\.weight"),
+        (r"img_in", r"txt_in", r"vector_in\.in_layer"),
+        "flux",
     ),
     Signature(
-        "chroma", "Chroma", (r"distilled_guidance_layer\..*", r"double_blocks\.0\.img_attn\.qkv\.weight"),
-        (r"img_in", r"txt_in", r"vector_in\.in_layer"), "flux",
+        "chroma",
+        "Chroma",
+        (r"distilled_guidance_layer\..*", r"double_blocks\.0\.img_attn\.qkv\.weight"),
+        (r"img_in", r"txt_in", r"vector_in\.in_layer"),
+        "flux",
     ),
     Signature(
-        "flux", "Flux.1", (r"double_blocks\.0\.img_attn\.norm\.key_norm\.(weight|scale)", r"img_in\.weight"),
-        (r"img_in", r"txt_in", r"vector_in\.in_layer"), "flux",
+        "flux",
+        "Flux.1",
+        (r"double_blocks\.0\.img_attn\.norm\.key_norm\.(weight|scale)", r"img_in\.weight"),
+        (r"img_in", r"txt_in", r"vector_in\.in_layer"),
+        "flux",
     ),
     Signature(
-        "qwen-image", "Qwen-Image / Edit / Layered",
+        "qwen-image",
+        "Qwen-Image / Edit / Layered",
         (r"transformer_blocks\.0\.img_mod\.1\.weight", r"txt_norm\.weight", r"img_in\.weight"),
-        (r"img_in",), "qwen-image-v3",
+        (r"img_in",),
+        "qwen-image-v3",
     ),
     Signature(
-        "z-image", "Z-Image / Lumina 2", (r"cap_embedder\.1\.weight", r"layers\.0\.attention\..*"), (r"cap_embedder\.1",)
+        "z-image",
+        "Z-Image / Lumina 2",
+        (r"cap_embedder\.1\.weight", r"layers\.0\.attention\..*"),
+        (r"cap_embedder\.1",),
     ),
     Signature(
-        "sd3", "Stable Diffusion 3", (r"joint_blocks\.0\.x_block\.attn\.qkv\.weight",),
+        "sd3",
+        "Stable Diffusion 3",
+        (r"joint_blocks\.0\.x_block\.attn\.qkv\.weight",),
         (r"context_embedder", r"y_embedder\.mlp\.0"),
     ),
     Signature(
-        "hunyuan-video", "HunyuanVideo", (r"txt_in\.individual_token_refiner\.blocks\.0\..*",),
+        "hunyuan-video",
+        "HunyuanVideo",
+        (r"txt_in\.individual_token_refiner\.blocks\.0\..*",),
         (r"txt_in\.input_embedder",),
     ),
     Signature(
-        "ltx", "LTX-Video / LTX-2", (r"patchify_proj\.weight", r"transformer_blocks\.0\.attn2\.to_k\.weight"),
+        "ltx",
+        "LTX-Video / LTX-2",
+        (r"patchify_proj\.weight", r"transformer_blocks\.0\.attn2\.to_k\.weight"),
         (r"transformer_blocks\.0\.attn2\.to_k",),
     ),
     Signature("wan", "Wan 2.1 / 2.2", (r"blocks\.0\.self_attn\.q\.weight", r"blocks\.0\.ffn\.0\.weight"), ()),
-    Signature("cosmos", "Cosmos / Anima", (r"x_embedder\.proj\.1\.weight", r"blocks\.0\..*"), (r"x_embedder\.proj\.1",)),
-    Signature("hidream", "HiDream", (r"caption_projection\.0\.linear\.weight",), ()),
-    Signature("krea2", "Krea-2", (r"first\.weight", r"txtfusion\.projector\.weight"), (r"first", r"txtfusion\.projector")),
     Signature(
-        "unet", "UNet (SD 1.5, SDXL)", (r"input_blocks\.0\.0\.weight",),
+        "cosmos", "Cosmos / Anima", (r"x_embedder\.proj\.1\.weight", r"blocks\.0\..*"), (r"x_embedder\.proj\.1",)
+    ),
+    Signature("hidream", "HiDream", (r"caption_projection\.0\.linear\.weight",), ()),
+    Signature(
+        "krea2", "Krea-2", (r"first\.weight", r"txtfusion\.projector\.weight"), (r"first", r"txtfusion\.projector")
+    ),
+    Signature(
+        "unet",
+        "UNet (SD 1.5, SDXL)",
+        (r"input_blocks\.0\.0\.weight",),
         (r".*\.transformer_blocks\.0\.attn2\.to_k", r"label_emb\..*"),
     ),
 )

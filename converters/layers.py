@@ -145,13 +145,14 @@ def _input_scale(source: Source, layer: str) -> str | None:
 def _checked_format(source: Source, layer: str, tag: Mapping[str, Any], stored: str) -> str:
     named = tag.get("format")
     if not isinstance(named, str):
-        raise SourceError(f"{source.path}: the tag of layer {layer} names no format: {str(tag)[:80]}; it cannot be read.")
-    if named in FP8_FORMATS.values() or stored in FP8_FORMATS.values():
-        if named != stored and named != "mxfp8":
-            raise SourceError(
-                f"{source.path}: layer {layer} is tagged {named[:40]} but stored as {stored}; its metadata is stale, "
-                "get the file from its author again."
-            )
+        raise SourceError(
+            f"{source.path}: the tag of layer {layer} names no format: {str(tag)[:80]}; it cannot be read."
+        )
+    if (named in FP8_FORMATS.values() or stored in FP8_FORMATS.values()) and named != stored and named != "mxfp8":
+        raise SourceError(
+            f"{source.path}: layer {layer} is tagged {named[:40]} but stored as {stored}; its metadata is stale, "
+            "get the file from its author again."
+        )
     return named
 
 

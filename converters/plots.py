@@ -29,9 +29,7 @@ COLOURS = {
 OTHER = (150, 156, 166)
 
 
-def bar_chart(
-    title: str, items: Sequence[tuple[str, float, str]], unit: str, *, logarithmic: bool = False
-) -> Picture:
+def bar_chart(title: str, items: Sequence[tuple[str, float, str]], unit: str, *, logarithmic: bool = False) -> Picture:
     """Horizontal bars, one a row, from (label, positive value, format); the format chooses the colour."""
     shown, note = _thinned(items)
     label_width = max((_text_width(label, 12) for label, _, _ in shown), default=0) + 20
@@ -71,7 +69,9 @@ def paired_bars(title: str, items: Sequence[tuple[str, float, float]], unit: str
     return image
 
 
-def histogram_plot(title: str, counts: Sequence[int], edges: Sequence[float], marks: Sequence[tuple[str, float]] = ()) -> Picture:
+def histogram_plot(
+    title: str, counts: Sequence[int], edges: Sequence[float], marks: Sequence[tuple[str, float]] = ()
+) -> Picture:
     """Columns over a logarithmic axis; the height is the logarithm of the count, so that tails are seen.
 
     Args:
@@ -116,7 +116,11 @@ def calibration_plot(calibration: Calibration) -> Picture:
     ]
     parts.append(bar_chart("Model evaluations by part of the noise schedule", rows, ""))
     blocks = sum((layer.block_amax for layer in calibration.layers.values()), start=lower_edges().long() * 0)
-    parts.append(histogram_plot("Largest activation in each block of 16 channels, all layers", blocks.tolist(), lower_edges().tolist()))
+    parts.append(
+        histogram_plot(
+            "Largest activation in each block of 16 channels, all layers", blocks.tolist(), lower_edges().tolist()
+        )
+    )
     image = Image.new("RGB", (WIDTH, sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:
@@ -130,7 +134,9 @@ def _thinned(items: Sequence[tuple[str, float, str]]) -> tuple[Sequence[tuple[st
         return items, ""
     ranked = sorted(range(len(items)), key=lambda index: items[index][1])
     chosen = sorted(ranked[: MAX_ROWS // 2] + ranked[-(MAX_ROWS // 2) :])
-    return [items[index] for index in chosen], f"{MAX_ROWS // 2} smallest and {MAX_ROWS // 2} largest of {len(items)} layers"
+    return [
+        items[index] for index in chosen
+    ], f"{MAX_ROWS // 2} smallest and {MAX_ROWS // 2} largest of {len(items)} layers"
 
 
 def _scale(values: Sequence[float], logarithmic: bool) -> Callable[[float], float]:

@@ -48,9 +48,7 @@ class Report:
         """Everything, for programs. Each layer carries its decision and its measured error."""
         errors = {layer.name: layer for layer in self.verification.layers}
         plan = self.plan.to_json()
-        plan["layers"] = [
-            {**layer.to_json(), "error": _error(errors.get(layer.name))} for layer in self.plan.layers
-        ]
+        plan["layers"] = [{**layer.to_json(), "error": _error(errors.get(layer.name))} for layer in self.plan.layers]
         return {
             "nvfp4_studio": __version__,
             "output": self.output,
@@ -90,7 +88,11 @@ class Report:
             f"# {self.output}",
             "",
             f"Converted from {plan.source} by nvfp4-studio {__version__} and verified: "
-            + ("no problem found." if not self.verification.problems else f"{len(self.verification.problems)} problems."),
+            + (
+                "no problem found."
+                if not self.verification.problems
+                else f"{len(self.verification.problems)} problems."
+            ),
             "",
             "| | |",
             "|---|---|",
@@ -149,7 +151,9 @@ class Report:
             pictures["error"] = plots.bar_chart("Weight SQNR by layer (higher is closer)", errors, "dB")
         ranges = [(layer.name, layer.input_amax, layer.format) for layer in self.plan.layers if layer.input_amax]
         if ranges:
-            pictures["activations"] = plots.bar_chart("Largest activation that fits (input_scale)", ranges, "", logarithmic=True)
+            pictures["activations"] = plots.bar_chart(
+                "Largest activation that fits (input_scale)", ranges, "", logarithmic=True
+            )
         return pictures
 
 

@@ -110,7 +110,9 @@ class Source:
             self._file.seek(start)
             got = self._file.readinto(data)  # type: ignore[attr-defined]
         except OSError as error:
-            raise SourceError(f"{self.path} cannot be read at byte {start} ({error}); check the disk or copy it.") from error
+            raise SourceError(
+                f"{self.path} cannot be read at byte {start} ({error}); check the disk or copy it."
+            ) from error
         if got != count:
             raise SourceError(
                 f"{self.path} ended at byte {start + (got or 0)} while {start + count} were announced: "

@@ -42,7 +42,9 @@ class TensorSpec:
         return count * self.dtype.itemsize
 
 
-def lay_out(specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, tuple[int, TensorSpec]]]:
+def lay_out(
+    specs: Iterable[TensorSpec], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, tuple[int, TensorSpec]]]:
     """Return the file's first bytes and each tensor's absolute offset.
 
     Wider dtypes come first and the header is padded to 8 bytes, so that every tensor is aligned to
@@ -107,8 +109,8 @@ class Writer:
                 f"{name} was planned as {spec.dtype} {spec.shape} but came out as {tensor.dtype} {tuple(tensor.shape)}; "
                 "please report this."
             )
-        raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
-        self.write_bytes(name, [memoryview(raw)])
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+        self.write_bytes(name, [raw.numpy().data] if tensor.numel() else [])
 
     def write_bytes(self, name: str, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
         """Write a declared tensor's bytes, in pieces."""
@@ -123,7 +125,9 @@ class Writer:
         except OSError as error:
             raise _explained(error, self.target) from error
         if written != spec.nbytes:
-            raise ConversionError(f"{name} was planned with {spec.nbytes} bytes but came out with {written}; please report this.")
+            raise ConversionError(
+                f"{name} was planned with {spec.nbytes} bytes but came out with {written}; please report this."
+            )
         self._missing.discard(name)
 
     def finish(self) -> Path:
@@ -133,7 +137,9 @@ class Writer:
             ConversionError: a declared tensor was never written, or the disk refused.
         """
         if self._missing:
-            raise ConversionError(f"{len(self._missing)} planned tensors were not written, first {min(self._missing)}; please report this.")
+            raise ConversionError(
+                f"{len(self._missing)} planned tensors were not written, first {min(self._missing)}; please report this."
+            )
         assert self._file is not None
         try:
             self._file.flush()
@@ -166,7 +172,9 @@ class Writer:
 
     def _check_target(self, space: bool = True) -> None:
         if not self.target.parent.is_dir():
-            raise ConversionError(f"The folder {self.target.parent} does not exist; create it or choose another output.")
+            raise ConversionError(
+                f"The folder {self.target.parent} does not exist; create it or choose another output."
+            )
         if self.target.is_dir() or (self.target.exists() and not self._overwrite):
             raise ConversionError(f"{self.target} exists already; choose another name or allow overwriting.")
         free = shutil.disk_usage(self.target.parent).free
@@ -190,5 +198,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _explained(error: OSError, target: Path) -> ConversionError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ConversionError(f"The disk of {target.parent} is full; nothing was left behind. Make room and start again.")
+        return ConversionError(
+            f"The disk of {target.parent} is full; nothing was left behind. Make room and start again."
+        )
     return ConversionError(f"{target} cannot be written: {error.strerror or error}.")

@@ -18,7 +18,8 @@ import torch
 from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
 
 from ..rounding import Rounding
-from ..rounding.e2m1 import BLOCK, decode as e2m1_decode
+from ..rounding.e2m1 import BLOCK
+from ..rounding.e2m1 import decode as e2m1_decode
 
 NAME = "nvfp4"
 PAD = 16
@@ -77,7 +78,8 @@ def encode(
 def unblocked_scales(weight_scale: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Block scales float8_e4m3fn [N', K'/16] in plain row order."""
     rows, columns = padded(shape)
-    return from_blocked(weight_scale.view(torch.uint8), rows, columns // BLOCK).view(torch.float8_e4m3fn)
+    plain: torch.Tensor = from_blocked(weight_scale.view(torch.uint8), rows, columns // BLOCK)
+    return plain.view(torch.float8_e4m3fn)
 
 
 def decode_rows(packed: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor, columns: int) -> torch.Tensor:

@@ -1,0 +1,51 @@
+"""From a calibration to what a layer's activations need: range, notes, and whether it fits the source."""
+
+from __future__ import annotations
+
+from ..calibration import ActivationRange, activation_range, mismatches
+from .context import Context
+from .errors import PlanError
+
+
+def check_calibration(context: Context) -> list[str]:
+    """Compare the calibration with the source and return warnings.
+
+    Some models rename a few keys while they load, so single unknown names are only warnings; another
+    shape, or more unknown names than known ones, means another model.
+
+    Raises:
+        PlanError: the calibration is of another model; names the first differences.
+    """
+    if context.calibration is None:
+        return []
+    shapes = {
+        context.module(layer): layer.shape
+        for layer in context.recognised.layers.values()
+        if context.part(layer.weight) == "diffusion_model"
+    }
+    names = list(context.calibration.layers)
+    unknown = [name for name in names if name not in shapes]
+    differences = mismatches(context.calibration, shapes)
+    if not names or len(unknown) * 2 > len(names) or len(differences) > len(unknown):
+        told = "; ".join(differences[:3]) or "it holds no layer"
+        raise PlanError(
+            f"The calibration is of another model than {context.source.path.name} ({len(differences)} of {len(names)} layers "
+            f"differ: {told}); choose this model's calibration or calibrate anew."
+        )
+    return [f"calibrated layer {name} is not in the source" for name in unknown]
+
+
+def activation(context: Context, module: str) -> tuple[ActivationRange | None, tuple[str, ...]]:
+    """The range of one layer's input by the chosen policy, None without statistics, and notes for the user."""
+    if context.calibration is None:
+        return None, ()
+    statistics = context.calibration.layers.get(module)
+    if statistics is None or statistics.calls == 0:
+        return None, (
+            "was never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)",
+        )
+    chosen = activation_range(statistics, context.options.input_scale)
+    notes = [chosen.note] if chosen.guarded and chosen.note else []
+    if statistics.nonfinite:
+        notes.append(f"{statistics.nonfinite} NaN or infinite activations were left out of its statistics")
+    return chosen, tuple(notes)

@@ -1,0 +1,48 @@
+"""What is known while a source is being planned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..calibration import Calibration
+from .families import Family, component
+from .layers import Recognised, SourceLayer
+from .plan import Options
+from .recipe import Blocks, Recipe
+from .source import Source
+from .writer import TensorSpec
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a decision about one layer may look at."""
+
+    source: Source
+    recognised: Recognised
+    family: Family
+    recipe: Recipe
+    blocks: Blocks
+    options: Options
+    calibration: Calibration | None
+
+    def output_name(self, name: str) -> str:
+        """The name in the output: without prefix when only the diffusion model is kept."""
+        prefix = self.family.prefix
+        return name[len(prefix) :] if self.options.layout == "diffusion-model" and name.startswith(prefix) else name
+
+    def part(self, name: str) -> str:
+        """``diffusion_model``, ``text_encoder`` or ``other``."""
+        return component(name, self.family.prefix)
+
+    def kept(self, name: str) -> bool:
+        """False for what the layout leaves out."""
+        return self.options.layout != "diffusion-model" or self.part(name) == "diffusion_model"
+
+    def module(self, layer: SourceLayer) -> str:
+        """The layer's name in the model's module tree, by which calibrations call it."""
+        return layer.name[len(self.family.prefix) :]
+
+    def unchanged(self, name: str) -> TensorSpec:
+        """The declaration of a tensor that passes through."""
+        info = self.source.tensors[name]
+        return TensorSpec(self.output_name(name), info.torch_dtype, info.shape)

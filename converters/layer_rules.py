@@ -1,0 +1,170 @@
+"""The decision about one weight: recipe under guard, then what its stored format and calibration allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ..calibration import ActivationRange, input_scale
+from .activations import activation
+from .context import Context
+from .errors import PlanError
+from .formats import fp8, nvfp4, tags
+from .layers import SourceLayer
+from .plan import LayerDecision, spec
+from .source import TensorInfo
+from .writer import TensorSpec
+
+NOT_LINEAR = ("embed", "shared.", "relative_attention_bias", "lm_head")
+"""Two-dimensional text encoder weights that are tables, told by name; a raw FP8 table needs no scale."""
+
+
+def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
+    """Decide one weight of the diffusion model or of a text encoder.
+
+    Raises:
+        PlanError: the weight is stored in a format that cannot be converted or kept as the plan needs.
+    """
+    if context.part(layer.weight) == "text_encoder":
+        return _decide_text_encoder(context, layer)
+    module = context.module(layer)
+    if not (layer.is_fp8 or layer.is_plain):
+        raise PlanError(
+            f"{context.source.path.name} holds {layer.format} already (layer {layer.name}); convert from the FP8 or BF16 original."
+        )
+    policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
+    if policy == nvfp4.NAME and context.family.guards(module):
+        policy, reason = "keep", "ComfyUI reads the model's size from this shape"
+    if policy == nvfp4.NAME:
+        return _quantized(context, layer, module, nvfp4.NAME, reason)
+    if policy == fp8.NAME and layer.is_plain:
+        return _quantized(context, layer, module, fp8.NAME, reason)
+    if layer.is_fp8:
+        return _kept_fp8(context, layer, module, policy, reason)
+    return _untouched(context, layer, module, reason)
+
+
+def _quantized(context: Context, layer: SourceLayer, module: str, target: str, reason: str) -> LayerDecision:
+    chosen, notes = activation(context, module)
+    full_precision = target == fp8.NAME and (chosen is None or chosen.amax is None)
+    declared = (nvfp4 if target == nvfp4.NAME else fp8).declare(layer.shape)
+    name = context.output_name(layer.name)
+    outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in declared.items()]
+    return _decision(
+        context, layer, module, target, "quantize", reason, chosen, notes, tags.tag(target, full_precision), outputs
+    )
+
+
+def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:
+    """An FP8 layer that stays: weight and scale are copied, and its activations are made safe.
+
+    ComfyUI clamps the input of an FP8 layer without input_scale at ±448. With a calibration such a
+    layer gets one; a raw-cast layer that the recipe keeps was computed in full precision before and
+    stays so; everything else without a scale is marked for full precision.
+    """
+    raw = layer.tag is None and layer.scale is None
+    if raw and policy == "keep" and not context.blocks.contain(layer.weight):
+        return _untouched(context, layer, module, reason)
+    repairs = []
+    if layer.scale is None:
+        repairs.append("weight_scale = 1 added (values unchanged)")
+    if layer.tag is None and layer.scale is not None and layer.scale.endswith(".weight_scale"):
+        repairs.append("missing quantization tag added")
+    chosen, notes = (None, ()) if (raw or layer.full_precision) and policy == "keep" else activation(context, module)
+    carried = layer.input_scale if chosen is None and not layer.full_precision else None
+    full_precision = carried is None and (chosen is None or chosen.amax is None)
+    if full_precision and not layer.full_precision and not raw:
+        repairs.append("full_precision_matrix_mult set: no input_scale, ComfyUI would clamp activations at ±448")
+    name = context.output_name(layer.name)
+    outputs = [context.unchanged(layer.weight), _scale_spec(context, layer, name)]
+    if carried is not None:
+        outputs.append(spec(name, "input_scale", torch.float32, ()))
+    return _decision(
+        context, layer, module, layer.format, "copy", reason, chosen, notes,
+        tags.tag(layer.format, full_precision), outputs, tuple(repairs),
+    )  # fmt: skip
+
+
+def _decide_text_encoder(context: Context, layer: SourceLayer) -> LayerDecision:
+    """Text encoders pass through; ComfyUI computes them in full precision, so they need no input_scale."""
+    name = context.output_name(layer.name)
+    if layer.is_fp8 and (layer.tag is not None or layer.scale is not None or not any(t in name for t in NOT_LINEAR)):
+        repairs = () if layer.scale else ("weight_scale = 1 added (values unchanged)",)
+        outputs = [context.unchanged(layer.weight), _scale_spec(context, layer, name)]
+        if layer.input_scale is not None:
+            outputs.append(spec(name, "input_scale", torch.float32, ()))
+        tag = tags.tag(layer.format, layer.full_precision)
+        return _decision(
+            context, layer, layer.name, layer.format, "copy", "text encoder", None, (), tag, outputs, repairs
+        )
+    if layer.is_plain or layer.tag is None:
+        return _untouched(context, layer, layer.name, "text encoder")
+    companions = [key for key in context.recognised.descriptions if key.rpartition(".")[0] == layer.name]
+    outputs = [
+        context.unchanged(key) for key in (layer.weight, *sorted(companions)) if not key.endswith(".comfy_quant")
+    ]
+    return _decision(
+        context, layer, layer.name, layer.format, "copy", "text encoder", None, (), dict(layer.tag), outputs
+    )
+
+
+def _untouched(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
+    return _decision(
+        context, layer, module, layer.format, "copy", reason, None, (), None, [context.unchanged(layer.weight)]
+    )
+
+
+def _decision(
+    context: Context,
+    layer: SourceLayer,
+    module: str,
+    target: str,
+    action: str,
+    reason: str,
+    chosen: ActivationRange | None,
+    notes: tuple[str, ...],
+    tag: Mapping[str, object] | None,
+    outputs: list[TensorSpec],
+    repairs: tuple[str, ...] = (),
+) -> LayerDecision:
+    name = context.output_name(layer.name)
+    amax = chosen.amax if chosen is not None else None
+    if amax is not None:
+        outputs.append(spec(name, "input_scale", torch.float32, ()))
+    if tag is not None:
+        outputs.append(spec(name, "comfy_quant", torch.uint8, (len(tags.encode(tag)),)))
+    own = [key for key in context.recognised.descriptions if key.rpartition(".")[0] == layer.name]
+    tensors = context.source.tensors
+    return LayerDecision(
+        name=name,
+        source_name=layer.name,
+        module=module,
+        component=context.part(layer.weight),
+        shape=layer.shape,
+        source_format=layer.format,
+        format=target,
+        action=action,
+        reason=reason,
+        tag=tag,
+        input_amax=amax,
+        input_scale=input_scale(amax, target) if amax is not None else None,
+        clip_rate=chosen.clip_rate if chosen is not None and amax is not None else None,
+        repairs=repairs,
+        notes=notes,
+        bytes_before=tensors[layer.weight].nbytes + sum(tensors[key].nbytes for key in own),
+        outputs=tuple(outputs),
+    )
+
+
+def _scale_spec(context: Context, layer: SourceLayer, name: str) -> TensorSpec:
+    info: TensorInfo | None = context.source.tensors[layer.scale] if layer.scale else None
+    count = 1
+    for side in info.shape if info else ():
+        count *= side
+    if count != 1:
+        raise PlanError(
+            f"Layer {layer.name} has {count} weight scales and should stay FP8, but ComfyUI reads one a tensor; "
+            "choose a recipe that makes it NVFP4 (weight-only)."
+        )
+    return spec(name, "weight_scale", torch.float32, info.shape if info else ())

@@ -1,0 +1,66 @@
+"""What passes through unchanged, what was repaired or removed, and the output's header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from .. import __version__
+from .context import Context
+from .formats import tags
+from .layers import METADATA_KEY
+from .plan import Copy, LayerDecision, Plan
+
+PROVENANCE_KEY = "nvfp4_studio"
+STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")
+"""Header entries of the source that describe bytes which the output does not have."""
+
+
+def copies_of(context: Context, layers: tuple[LayerDecision, ...]) -> tuple[Copy, ...]:
+    """Everything that is neither a layer's weight nor describes one."""
+    weights = {f"{layer.source_name}.weight" for layer in layers}
+    copies = []
+    for name in context.source.tensors:
+        if context.kept(name) and name not in weights and name not in context.recognised.descriptions:
+            copies.append(Copy(name, context.unchanged(name)))
+    return tuple(copies)
+
+
+def repairs_of(context: Context, layers: tuple[LayerDecision, ...]) -> list[str]:
+    """One line for each kind of repair."""
+    kinds: dict[str, list[str]] = {}
+    for layer in layers:
+        for repair in layer.repairs:
+            kinds.setdefault(repair, []).append(layer.name)
+    owners = {layer.source_name for layer in layers}
+    described = (key for key in context.recognised.descriptions if context.kept(key))
+    stale = sorted(key for key in described if key.rpartition(".")[0] not in owners)
+    lines = [f"{repair}: {len(names)} layers, first {names[0]}" for repair, names in kinds.items()]
+    if stale:
+        lines.append(f"stale quantization tensors removed: {len(stale)}, first {stale[0]}")
+    header = context.source.metadata.get(METADATA_KEY)
+    if header is not None:
+        named = json.loads(header).get("layers", {})
+        gone = [name for name in named if name not in owners and name not in context.recognised.carried]
+        if gone:
+            lines.append(f"header entries that no longer apply removed: {len(gone)}, first {gone[0]}")
+    return lines
+
+
+def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
+    """The output's header metadata: the source's own, the tags of all layers, and how the file was made."""
+    entries: dict[str, Mapping[str, object]] = {
+        context.output_name(name): tag for name, tag in context.recognised.carried.items() if context.kept(name)
+    }
+    entries.update({layer.name: layer.tag for layer in plan.layers if layer.tag is not None})
+    made = {
+        "version": __version__,
+        "source": plan.source,
+        "family": plan.family,
+        "recipe": plan.recipe,
+        "rounding": plan.options.rounding,
+        "input_scale": plan.options.input_scale,
+        "calibration": plan.calibration,
+    }
+    kept = {key: value for key, value in context.source.metadata.items() if key not in STALE_METADATA}
+    return {**kept, METADATA_KEY: tags.header(entries), PROVENANCE_KEY: json.dumps(made)}
