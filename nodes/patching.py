@@ -1,0 +1,199 @@
+"""The two sampling wrappers: a session around each sampling, an observation around each model call.
+
+Life of the state: the patch on the model holds settings only; a :class:`Session` lives for one sampling and
+is bound into that sampling's own copy of the model options; the file is the only thing that survives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..calibration import Calibration, CalibrationError, Collector, linear_layers, load, mismatches, save
+from ..calibration.errors import StudioError
+from . import host
+from .texts import after_sampling, during_sampling
+
+KEY = "nvfp4_studio"
+COMPILE_KEY = "torch.compile"
+STATUS_SECONDS = 0.5
+
+
+class CalibrationPatch:
+    """What NVFP4Calibrate adds to a model as its OUTER_SAMPLE wrapper.
+
+    ``path`` is the calibration file, ``restart`` starts it anew at the first sampling of each prompt, and
+    ``show`` takes status texts. The one thing remembered from sampling to sampling is the prompt for which
+    the file was already started anew: the node's output stays in ComfyUI's cache and serves many prompts.
+    """
+
+    def __init__(self, path: Path, *, restart: bool, show: Callable[[str], None]) -> None:
+        self._path = path
+        self._restart = restart
+        self._show = show
+        self._restarted_for = ""
+
+    def __call__(self, executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Sample as without this wrapper; then add what was seen to the file, also after an error or a cancel."""
+        guider = executor.class_obj
+        prompt = host.current_prompt() or "outside of the queue"
+        anew = self._restart and self._restarted_for != prompt
+        before = None if anew else _stored(self._path)
+        if before is not None:
+            check_same_model(before, guider.model_patcher.model.diffusion_model, self._path)
+        session = Session(before, self._show)
+        completed = False
+        try:
+            with session.attached(guider.model_options):
+                result = executor(noise, *args, **kwargs)
+            completed = True
+            return result
+        finally:
+            if self._finish(session, int(noise.shape[0]), anew=anew, completed=completed):
+                self._restarted_for = prompt
+
+    def _finish(self, session: Session, images: int, *, anew: bool, completed: bool) -> bool:
+        """Save, and tell whether there was something to save.
+
+        A failure here becomes the sampling's error only when the sampling itself went well: raised while an
+        interrupt or another error is on its way it would take that one's place.
+        """
+        try:
+            seen = session.finish(images if completed else 0)
+            if seen is None:
+                return False
+            stored = None if anew else _stored(self._path)
+            total = seen if stored is None else stored.merged(seen)
+            is_new = not self._path.exists()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            save(total, self._path)
+        except (StudioError, OSError) as error:
+            if completed:
+                raise
+            host.log.warning("The statistics of the interrupted sampling are lost: %s", error)
+            return False
+        if is_new:
+            host.refresh_lists()
+        self._show(after_sampling(total, self._path.stem, completed=completed))
+        if seen.nonfinite_layers():
+            host.log.warning("NaN or infinite inputs, left out: %s", ", ".join(seen.nonfinite_layers()))
+        return True
+
+
+class Session:
+    """Everything one sampling knows: its collector and the number of model calls."""
+
+    def __init__(self, before: Calibration | None, show: Callable[[str], None]) -> None:
+        self._before = before
+        self._show = show
+        self._collector: Collector | None = None
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._compiled: bool | None = None
+        self._next_status = 0.0
+
+    @contextlib.contextmanager
+    def attached(self, model_options: dict[str, Any]) -> Iterator[None]:
+        """Bind the observation into this sampling's own copy of the model options.
+
+        It goes in front of the other APPLY_MODEL wrappers, so that the module tree is looked at before a
+        torch.compile wrapper swaps parts of it.
+        """
+        wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+        others = wrappers.get(WrappersMP.APPLY_MODEL, {})
+        self._compiled = True if COMPILE_KEY in others else None
+        wrappers[WrappersMP.APPLY_MODEL] = {f"{KEY}.{id(self):x}": [self.observe], **others}
+        try:
+            yield
+        finally:
+            wrappers[WrappersMP.APPLY_MODEL] = others
+
+    def observe(self, executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """One model call: hooks are there while it runs, on the modules that really run, and then no more.
+
+        With several GPUs this is called from one thread per GPU, each with its own copy of the model.
+        """
+        model = executor.class_obj
+        root = model.diffusion_model
+        with self._lock:
+            if self._collector is None:
+                self._collector = Collector(root)
+                self._compiled = self._compiled or _compiled(root)
+                if self._compiled:
+                    host.log.info("Calibrating without torch.compile: compiled code does not run the hooks")
+            collector = self._collector
+            self._calls += 1
+        self._tell()
+        level = noise_level(model.model_sampling, _sigmas(args, kwargs, t))
+        eager = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
+        with eager, collector.observing(level, root):
+            return executor(x, t, *args, **kwargs)
+
+    def finish(self, images: int) -> Calibration | None:
+        """The statistics of this sampling, None if the model was never called."""
+        return self._collector.finish(images=images) if self._collector is not None else None
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_status:
+            self._next_status = now + STATUS_SECONDS
+            self._show(during_sampling(self._calls, self._before))
+
+
+def noise_level(model_sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
+    """Where in the schedule a call stands: 0 without noise, 1 at the start; a tensor of one element, no sync.
+
+    timestep(sigma) / timestep(sigma_max), the scale that the model itself sees. EDM's timesteps go below zero
+    (a quarter of log sigma): there the range begins at timestep(sigma_min) instead of 0.
+    """
+    now = model_sampling.timestep(sigmas.flatten()[:1].float())
+    ends = torch.stack([torch.as_tensor(model_sampling.sigma_min), torch.as_tensor(model_sampling.sigma_max)])
+    low, high = model_sampling.timestep(ends.to(now.device).float()).to(now.dtype).unbind()
+    low = low.clamp(max=0)
+    return ((now - low) / (high - low)).clamp(0, 1)
+
+
+def check_same_model(calibration: Calibration, root: torch.nn.Module, path: Path) -> None:
+    """Refuse to add a model's statistics to those of another one; names the first difference."""
+    found, left_out = linear_layers(root)
+    shapes = {name: (module.out_features, module.in_features) for name, module in found.items()}
+    stored = set(calibration.layers) | set(calibration.unobserved)
+    differences = [
+        *mismatches(calibration, shapes),
+        *(f"{name} is not in this model" for name in sorted(set(calibration.unobserved) - set(found) - set(left_out))),
+        # An imported calibration holds the layers that its author converted; one made here knows them all.
+        *(f"{name} is not in the calibration" for name in sorted(set(found) - stored) if calibration.samplings),
+    ]
+    if differences:
+        raise CalibrationError(
+            f"The calibration {path.stem!r} is of another model: {differences[0]} ({len(differences)} differences in "
+            "all). Give this model a calibration name of its own, or choose restart."
+        )
+
+
+def add_calibration(model: Any, patch: CalibrationPatch) -> Any:
+    """A clone of a ModelPatcher that calibrates whenever it is sampled."""
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch)
+    return clone
+
+
+def _stored(path: Path) -> Calibration | None:
+    return load(path) if path.exists() else None
+
+
+def _compiled(root: torch.nn.Module) -> bool:
+    return any(type(module).__name__ == "OptimizedModule" for module in root.modules())
+
+
+def _sigmas(args: tuple[Any, ...], kwargs: dict[str, Any], t: torch.Tensor) -> torch.Tensor:
+    options = kwargs.get("transformer_options") or next((arg for arg in args if isinstance(arg, dict)), {})
+    sigmas = options.get("sigmas")
+    return t if sigmas is None else sigmas

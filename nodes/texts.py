@@ -1,0 +1,90 @@
+"""The sentences that the nodes show; plain functions of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..calibration import Calibration
+
+NAMED_LAYERS = 3
+
+
+def before_sampling(stored: Calibration | None, name: str, *, restart: bool) -> str:
+    """What the calibrate node says when it has been run, before a sampler uses its model."""
+    if restart or stored is None:
+        return f"{name}: nothing collected yet. Sampling starts it; a cached sampler adds nothing (change the seed)."
+    return f"{name}: {described(stored)}\nSampling adds to it; a cached sampler adds nothing (change the seed)."
+
+
+def during_sampling(calls: int, stored: Calibration | None) -> str:
+    """A line while a sampling runs. Counts only: reading a statistic would make the host wait for the GPU."""
+    known = f"; so far {stored.summary()}" if stored is not None else ""
+    return f"Collecting: step {calls} of this sampling{known}"
+
+
+def after_sampling(total: Calibration, name: str, *, completed: bool) -> str:
+    """The line that stays on the calibrate node."""
+    note = "" if completed else "\nThe last sampling was interrupted; its steps are kept."
+    return f"{name}: {described(total)}{note}"
+
+
+def described(calibration: Calibration) -> str:
+    """Summary, then what is missing or wrong, each on its own line."""
+    lines = [calibration.summary()]
+    coverage = calibration.coverage()
+    if coverage.observed < coverage.total:
+        lines.append(f"{coverage.total - coverage.observed} of {coverage.total} Linear layers not observed.")
+    bad = calibration.nonfinite_layers()
+    if bad:
+        named = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:NAMED_LAYERS])
+        more = f" and {len(bad) - NAMED_LAYERS} more" if len(bad) > NAMED_LAYERS else ""
+        lines.append(f"NaN or infinite inputs, left out: {named}{more}.")
+    return "\n".join(lines)
+
+
+def coverage_text(calibration: Calibration) -> str:
+    """Everything that the report node says about a calibration."""
+    coverage = calibration.coverage()
+    lines = [
+        described(calibration),
+        f"Layers observed: {coverage.observed} of {coverage.total}.",
+        f"Noise schedule seen: {coverage.schedule_seen:.0%}"
+        + (f"; not seen (0 = clean, 1 = noise): {coverage.missing_ranges()}." if coverage.missing_bins else "."),
+    ]
+    for name, reason in list(calibration.unobserved.items())[:NAMED_LAYERS]:
+        lines.append(f"Not observed: {name}: {reason}")
+    return "\n".join(lines)
+
+
+def conversion_text(summary: Mapping[str, Any], name: str) -> str:
+    """The result of a conversion: file, size, ratio, mean and worst layer error."""
+    lines = [
+        f"{name}",
+        f"{size(summary['source_bytes'])} -> {size(summary['output_bytes'])} ({summary['ratio']:.0%} of the source), "
+        f"{summary['nvfp4_layers']} layers NVFP4, {summary['fp8_layers']} FP8",
+    ]
+    if summary.get("mean_sqnr_db") is not None:
+        lines.append(
+            f"Weight error: mean {summary['mean_sqnr_db']:.1f} dB SQNR, "
+            f"worst {summary['worst_sqnr_db']:.1f} dB in {summary['worst_layer']}"
+        )
+    warnings = summary.get("warnings") or ()
+    lines.extend(str(warning) for warning in list(warnings)[:NAMED_LAYERS] if isinstance(warnings, (list, tuple)))
+    return "\n".join(lines)
+
+
+def idle_text(name: str, *, exists: bool) -> str:
+    """What the convert node says when nobody pressed its button."""
+    if exists:
+        return f"{name} is there already. Press the button to convert again, with overwrite on."
+    return f"Press the button to convert {name}. An ordinary Run does not convert."
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that people say: 27.1 GB, 8.4 MB."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
