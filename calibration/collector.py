@@ -19,7 +19,7 @@ from .statistics import SCHEDULE_BINS, Calibration, LayerStatistics
 NEVER_RAN = "never ran while sampling, or ran in a fused path that does not call it"
 UNMEASURABLE = "was only given inputs that cannot be measured (no tensor of floats)"
 
-_Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+_Hook = Callable[..., None]
 
 
 class Collector:
@@ -120,10 +120,12 @@ class Collector:
         self._schedule[device].add_(evaluation.bin_on(device))
 
     def _hook(self, name: str, thread: int, evaluation: _Evaluation) -> _Hook:
-        def before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # kwargs has a default because torch leaves it out of the call when another thread adds or removes
+        # the hook at that moment; then the call is not this thread's, and is none of ours.
+        def before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
             if threading.get_ident() != thread:
                 return
-            values = args[0] if args else kwargs.get("input")
+            values = args[0] if args else (kwargs or {}).get("input")
             if isinstance(values, torch.Tensor):
                 self._observe(name, values, evaluation)
             else:

@@ -54,7 +54,7 @@ def observe(values: torch.Tensor) -> Observation | None:
     counts = torch.zeros(3, RAW_BINS, dtype=torch.int64, device=device)
     largest: torch.Tensor | None = None
     shift = 0
-    for part in torch.split(rows, chunk):  # type: ignore[no-untyped-call]
+    for part in torch.split(rows, chunk):
         bits, shift = magnitude_bits(part)
         finite = _without_nonfinite(bits, shift, counts[_ELEMENTS])
         blocks = _block_amax(finite)
