@@ -23,7 +23,7 @@ from .errors import CalibrationError
 from .files import write_atomically
 from .histogram import bin_index, lower_edges, percentile, upper_edges
 from .statistics import SCHEDULE_BINS, Calibration, LayerStatistics, empty_histogram
-from .store import MAX_COUNT, MAX_LAYERS, MAX_NAME
+from .store import MAX_AMAX, MAX_COUNT, MAX_LAYERS, MAX_NAME
 
 FORMS = ("flat", "detailed")
 NOISE_BINS = 6
@@ -103,21 +103,14 @@ def _entries(path: str | PathLike[str], content: dict[str, object]) -> list[tupl
                 raise CalibrationError(f"{path}: the entry {name!r:.80} is not of the form <layer>_bin<0-5>: {{…}}.")
             name, noise_bin = match["layer"], int(match["bin"])
             calls, value = value.get("count", 1), value.get("amax")
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise CalibrationError(f"{path}: the amax of {name!r:.80} is {value!r:.40}, no finite number from 0 on.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= MAX_AMAX:
+            raise CalibrationError(f"{path}: the amax of {name!r:.80} is {value!r:.40}, no float32 from 0 on.")
         if not isinstance(calls, int) or isinstance(calls, bool) or not 0 < calls <= MAX_COUNT // NOISE_BINS:
             raise CalibrationError(f"{path}: the count of {name!r:.80} is {calls!r:.40}, no number of calls.")
         if not 0 < len(name) <= MAX_NAME:
             raise CalibrationError(f"{path}: a layer's name has {len(name)} characters.")
-        entries.append((name, noise_bin, _as_float32(path, name, float(value)), calls))
+        entries.append((name, noise_bin, float(torch.tensor(value, dtype=torch.float32)), calls))
     return entries
-
-
-def _as_float32(path: str | PathLike[str], name: str, amax: float) -> float:
-    rounded = float(torch.tensor(amax, dtype=torch.float32))
-    if not math.isfinite(rounded):
-        raise CalibrationError(f"{path}: the amax of {name!r:.80} is {amax}, more than float32 holds.")
-    return rounded
 
 
 def _imported(amax: float, calls: int, noise_bin: int | None) -> LayerStatistics:

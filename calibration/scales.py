@@ -56,8 +56,8 @@ def activation_range(stats: LayerStatistics, policy: str = DEFAULT_POLICY, name:
 
     p99.9: v = 2 * p99.9(amax of each call), which is twice the maximum below 1000 calls. The guard, with
     hi = 28672 * p1(amax of blocks that are not zero) / 2: when v > hi, the smallest blocks would lose their
-    resolution, and v becomes max(hi, p99.99(block amax)), never more than before. Without block statistics
-    (imported calibrations) there is no guard.
+    resolution, and v becomes max(hi, p99.99(block amax)), never more than before. Below 10000 blocks their
+    p99.99 is the maximum, so nothing is left out. Without block statistics (imported) there is no guard.
     max, elements-p…: as in POLICIES. A layer that saw only zeros is left dynamic: no scale can be derived.
 
     Raises CalibrationError for an unknown policy, and for an element policy without element statistics.
@@ -103,14 +103,12 @@ def _calls_range(stats: LayerStatistics) -> ActivationRange:
     highest = WINDOW * smallest / 2
     if value <= highest:
         return _range(stats, value, False, "")
-    guarded = min(value, max(highest, percentile(stats.block_amax, 99.99, maximum=stats.amax)))
-    return _range(
-        stats,
-        guarded,
-        True,
-        f"the largest input, {stats.amax:g}, is so far from the rest that the range stops at {guarded:g}; "
-        "FP8 or a dynamic scale may suit this layer better",
-    )
+    limited = min(value, max(highest, percentile(stats.block_amax, 99.99, maximum=stats.amax)))
+    if limited >= stats.amax:
+        note = f"its blocks differ by more than {WINDOW:g} times, so the smallest lose resolution"
+    else:
+        note = f"the largest input, {stats.amax:g}, is so far from the rest that the range stops at {limited:g}"
+    return _range(stats, limited, limited < stats.amax, f"{note}; FP8 or a dynamic scale may suit this layer better")
 
 
 def _range(stats: LayerStatistics, value: float, guarded: bool, note: str) -> ActivationRange:

@@ -10,7 +10,6 @@ amax]. A few stacked tensors keep the header short; 600 layers take 9 MB.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -32,6 +31,8 @@ MAX_LAYERS = 32768
 MAX_NAME = 1024
 MAX_COUNT = 1 << 53
 """Counts are exact as JSON numbers up to here; 640 of them cannot overflow an int64 sum."""
+
+MAX_AMAX = torch.finfo(torch.float32).max
 
 _HISTOGRAMS = ("call_amax", "block_amax", "element_magnitude")
 _FIELDS = ("in_features", "out_features", "calls", "rows", "elements", "nonfinite")
@@ -151,7 +152,7 @@ def _described(path: str | PathLike[str], metadata: dict[str, str]) -> dict[str,
     for row in layers:
         if not (isinstance(row, list) and len(row) == 8 and _is_name(row[0]) and all(map(_is_count, row[1:7]))):
             raise _broken(path, f"the layer entry {row!r:.60} is not a name with six counts and an amax")
-        if not isinstance(row[7], (int, float)) or isinstance(row[7], bool) or not 0 <= row[7] < math.inf:
+        if not isinstance(row[7], (int, float)) or isinstance(row[7], bool) or not 0 <= row[7] <= MAX_AMAX:
             raise _broken(path, f"the amax of layer {row[0]} is {row[7]!r:.40}")
     if len({row[0] for row in layers}) != len(layers):
         raise _broken(path, "a layer is listed twice")

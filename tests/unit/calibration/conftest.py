@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
-
 from nvfp4_studio.calibration import Calibration, Collector
+from torch import nn
 
 
 class Attention(nn.Module):

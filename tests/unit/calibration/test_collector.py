@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
-
 from nvfp4_studio.calibration import Calibration, CalibrationError, Collector, collector, linear_layers, observe
+from torch import nn
 
 QKV = ("to_q", "to_k", "to_v")
 
@@ -227,7 +226,7 @@ def test_threads_on_one_model_count_their_own_calls(small_model: nn.Module) -> N
                 with torch.inference_mode(), made.observing(level):
                     barrier.wait(timeout=30)
                     small_model(torch.full((2, 3, 32), scale))
-        except BaseException as error:  # noqa: BLE001 - reported by the test's own thread
+        except BaseException as error:
             errors.append(error)
             raise
 
