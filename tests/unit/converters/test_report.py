@@ -1,0 +1,54 @@
+"""The report: JSON for programs, Markdown for people, pictures that can be opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nvfp4_studio.converters import convert, report_stem
+from nvfp4_studio.converters.plots import MAX_ROWS, bar_chart, histogram_plot
+from PIL import Image
+
+Checkpoint = Callable[..., Path]
+
+
+def test_every_layer_with_format_reason_and_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    report = convert(source, target)
+    paths = report.write(report_stem(target))
+    assert [path.name for path in paths] == [
+        "out.report.json",
+        "out.report.md",
+        "out.report-size.png",
+        "out.report-error.png",
+    ]
+    data = json.loads(paths[0].read_text())
+    layers = {layer["name"]: layer for layer in data["plan"]["layers"]}
+    assert len(layers) == 9
+    qkv, mod = layers["double_blocks.0.img_attn.qkv"], layers["double_blocks.0.img_mod.lin"]
+    assert qkv["format"] == "nvfp4" and 20 < qkv["error"]["sqnr_db"] < 23 and qkv["reason"]
+    assert mod["error"] == {"identical": True, "sqnr_db": None, "rel_rmse": 0.0, "cosine": 1.0}
+    assert data["summary"]["output_bytes"] == target.stat().st_size
+    assert data["summary"]["source_bytes"] == source.stat().st_size
+    assert data["summary"]["worst_sqnr_db"] == min(
+        layer["error"]["sqnr_db"] for layer in layers.values() if layer["error"] and layer["error"]["sqnr_db"]
+    )
+    page = paths[1].read_text()
+    assert all(f"| {name} |" in page for name in layers)
+    assert "out.report-error.png" in page
+    for path in paths[2:]:
+        with Image.open(path) as image:
+            assert image.width >= 800 and len(image.getcolors(100_000)) > 2
+
+
+def test_a_chart_of_many_layers_is_thinned_to_its_extremes() -> None:
+    items = [(f"layer {index}", float(index + 1), "nvfp4") for index in range(600)]
+    assert bar_chart("t", items, "dB").height == bar_chart("t", items[: MAX_ROWS + 1], "dB").height
+
+
+@pytest.mark.parametrize("counts", [[0, 0, 0], [5, 0, 0], [0, 3, 9]])
+def test_histograms_of_nothing_and_of_something(counts: list[int]) -> None:
+    image = histogram_plot("t", counts, [0.0, 1.0, 1.5], [("clip", 1.2)])
+    assert image.width > 0

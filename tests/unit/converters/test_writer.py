@@ -1,0 +1,146 @@
+"""The streaming writer: readable by the library, aligned, atomic, and clean after every failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nvfp4_studio.converters.errors import ConversionError
+from nvfp4_studio.converters.writer import TensorSpec, Writer, lay_out
+from safetensors.torch import load_file
+
+SPECS = [
+    TensorSpec("a", torch.uint8, (3, 5)),
+    TensorSpec("b", torch.float32, ()),
+    TensorSpec("c", torch.float8_e4m3fn, (7,)),
+    TensorSpec("d", torch.bfloat16, (2, 3)),
+    TensorSpec("e", torch.float32, (0, 4)),
+    TensorSpec("f", torch.float64, (2,)),
+]
+TENSORS = {spec.name: torch.arange(max(1, spec.nbytes // spec.dtype.itemsize))[: torch.Size(spec.shape).numel()].to(spec.dtype).reshape(spec.shape) for spec in SPECS}  # fmt: skip
+
+
+def _write(path: Path, overwrite: bool = False) -> None:
+    with Writer(path, SPECS, {"k": "v"}, overwrite=overwrite) as writer:
+        for name in reversed(TENSORS):
+            writer.write(name, TENSORS[name])
+        writer.finish()
+        writer.commit()
+
+
+def test_the_library_reads_what_was_written_in_any_order(tmp_path: Path) -> None:
+    _write(tmp_path / "x.safetensors")
+    read = load_file(tmp_path / "x.safetensors")
+    assert read.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name].float(), tensor.float())
+
+
+def test_every_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
+    head, places = lay_out(SPECS, {"odd": "metadata of odd length"})
+    assert len(head) % 8 == 0
+    assert all(offset % spec.dtype.itemsize == 0 for offset, spec in places.values())
+    assert json.loads(head[8:])["__metadata__"] == {"odd": "metadata of odd length"}
+
+
+def test_the_layout_does_not_depend_on_the_order_of_declaration() -> None:
+    assert lay_out(SPECS, {"a": "1", "b": "2"}) == lay_out(reversed(SPECS), {"b": "2", "a": "1"})
+
+
+def test_the_target_appears_only_at_commit(tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    with Writer(target, SPECS, {}, overwrite=False) as writer:
+        for name, tensor in TENSORS.items():
+            writer.write(name, tensor)
+        temporary = writer.finish()
+        assert not target.exists() and temporary.parent == tmp_path
+        assert load_file(temporary).keys() == TENSORS.keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    with Writer(target, SPECS, {}, overwrite=False) as writer:
+        for name, tensor in TENSORS.items():
+            writer.write(name, tensor)
+        writer.finish()
+        target.write_text("somebody else's")
+        with pytest.raises(ConversionError, match="exists already"):
+            writer.commit()
+    assert target.read_text() == "somebody else's" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_was_not_planned_is_refused(tmp_path: Path) -> None:
+    with Writer(tmp_path / "x.safetensors", SPECS, {}, overwrite=False) as writer:
+        with pytest.raises(ConversionError, match="planned as torch.uint8"):
+            writer.write("a", torch.zeros(3, 4, dtype=torch.uint8))
+        with pytest.raises(ConversionError, match="planned with 15 bytes but came out with 3"):
+            writer.write_bytes("a", [b"abc"])
+        with pytest.raises(ConversionError, match="planned tensors were not written, first"):
+            writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_space_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    huge = TensorSpec("huge", torch.uint8, (1 << 55,))
+    with pytest.raises(ConversionError, match="GB free but the output needs"):
+        Writer(tmp_path / "x.safetensors", [huge], {}, overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK = """
+import sys, torch
+from pathlib import Path
+from nvfp4_studio.converters import writer
+writer.SPACE_RESERVE = -10**9  # the check beforehand must not be what stops it
+spec = writer.TensorSpec("a", torch.uint8, (8 << 20,))
+try:
+    with writer.Writer(Path(sys.argv[1]), [spec], {}, overwrite=False) as file:
+        file.write("a", torch.ones(8 << 20, dtype=torch.uint8))
+        file.finish()
+except writer.ConversionError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", FULL_DISK, str(folder / "x.safetensors")], capture_output=True, text=True
+        )
+        assert "is full; nothing was left behind" in run.stdout, run.stderr
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_write_error_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the file size makes the operating system refuse the write itself."""
+    resource = pytest.importorskip("resource", reason="this system has no limits on file size")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+
+    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + FULL_DISK
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.safetensors")], capture_output=True, text=True, preexec_fn=limit
+    )
+    assert "cannot be written: File too large" in run.stdout, run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConversionError, match="cannot be written: Permission denied"):
+        Writer(tmp_path / "x.safetensors", SPECS, {}, overwrite=False)
