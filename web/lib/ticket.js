@@ -1,0 +1,33 @@
+// The one-shot token travels in a hidden widget: into the one prompt that the button queues, never into a workflow.
+
+export const TOKEN_INPUT = "conversion_token";
+
+/** A widget that holds a token until the next partial execution is queued. */
+export function makeTicket() {
+  let token;
+  let armed = false;
+  return {
+    name: TOKEN_INPUT,
+    type: "nvfp4_ticket",
+    value: "",
+    hidden: true,
+    serialize: false,
+    options: { hidden: true },
+    computeSize: () => [0, -4],
+    draw() {},
+    put(value) {
+      token = value;
+    },
+    // An ordinary Run tells that it is no partial execution: then the token stays where it is.
+    beforeQueued(context) {
+      armed = token !== undefined && context?.isPartialExecution !== false;
+    },
+    serializeValue() {
+      if (!armed) return undefined;
+      const value = token;
+      token = undefined;
+      armed = false;
+      return value;
+    },
+  };
+}

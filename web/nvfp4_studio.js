@@ -1,0 +1,80 @@
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { executionIdOf, nodeByExecutionId, nodeByLocator } from "./lib/graph.js";
+import { showStatus } from "./lib/status.js";
+import { makeTicket } from "./lib/ticket.js";
+
+const NODES = new Set(["NVFP4Calibrate", "NVFP4Convert", "NVFP4CalibrationReport"]);
+const STATUS_EVENT = "nvfp4_studio.status";
+const REFRESH_EVENT = "nvfp4_studio.refresh";
+const STATUS_OUTPUT = "nvfp4_status";
+const TOKEN_ROUTE = "/nvfp4_studio/conversion_token";
+
+const rootGraph = () => app.rootGraph ?? app.graph;
+
+function showOutput(node, output) {
+  const lines = output?.[STATUS_OUTPUT];
+  if (node && lines?.length) showStatus(node, lines.join("\n"));
+}
+
+function complain(detail) {
+  app.extensionManager.toast.add({ severity: "error", summary: "NVFP4 Studio", detail, life: 8000 });
+}
+
+async function askForToken(node) {
+  const response = await api.fetchApi(TOKEN_ROUTE, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ node }),
+  });
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer.token;
+}
+
+async function queueConversion(node, ticket) {
+  const id = executionIdOf(rootGraph(), node);
+  try {
+    ticket.put(await askForToken(id));
+  } catch (error) {
+    complain(`The server gave no permission to convert: ${error.message}`);
+    return;
+  }
+  showStatus(node, "Queued.");
+  await app.queuePrompt(0, 1, [id]);
+}
+
+function addButton(node) {
+  const ticket = makeTicket();
+  node.addCustomWidget(ticket);
+  const button = node.addWidget("button", "convert", null, () => queueConversion(node, ticket), { serialize: false });
+  button.label = "Convert to NVFP4";
+  button.serialize = false;
+  button.tooltip = "Queue this node alone. An ordinary Run does not convert.";
+}
+
+app.registerExtension({
+  name: "nvfp4-studio",
+
+  setup() {
+    api.addEventListener(STATUS_EVENT, ({ detail }) => {
+      const node = nodeByExecutionId(rootGraph(), detail.node);
+      if (node && NODES.has(node.comfyClass)) showStatus(node, detail.text);
+    });
+    api.addEventListener(REFRESH_EVENT, () => app.refreshComboInNodes());
+  },
+
+  nodeCreated(node) {
+    if (!NODES.has(node.comfyClass)) return;
+    if (node.comfyClass === "NVFP4Convert") addButton(node);
+    const onExecuted = node.onExecuted;
+    node.onExecuted = function (output) {
+      onExecuted?.call(this, output);
+      showOutput(this, output);
+    };
+  },
+
+  onNodeOutputsUpdated(outputs) {
+    for (const [locator, output] of Object.entries(outputs)) showOutput(nodeByLocator(rootGraph(), locator), output);
+  },
+});
