@@ -1,0 +1,89 @@
+"""`nvfp4-studio convert`: the conversion, with a progress bar and a Ctrl-C that leaves nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .interrupt import Interrupt, Interrupted
+from .options import add_options, calibration_of, options_of
+from .progress import Bar
+from .text import decibels, duration, size
+
+if TYPE_CHECKING:
+    from ..converters import Report
+
+WARNINGS_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="the checkpoint, a .safetensors file; it is only read")
+    parser.add_argument("target", metavar="DST", help="the file to write; it appears when it is complete and verified")
+    add_options(parser)
+    parser.add_argument("--device", default="auto", metavar="D", help="auto (default: a GPU if there is one), cuda or cpu")
+    parser.add_argument(
+        "--report", metavar="PATH", help="where the report goes: PATH.json, PATH.md, PATH-*.png; default: next to DST"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing DST")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from ..converters import Cancelled, ConversionError, convert, report_stem
+
+    stem = _report_stem(arguments.report) if arguments.report else report_stem(arguments.target)
+    if not stem.parent.is_dir():
+        raise ConversionError(f"The folder {stem.parent} does not exist; create it or choose another output.")
+    calibration = calibration_of(arguments)
+    with Interrupt() as interrupt, Bar() as bar:
+        try:
+            report = convert(
+                arguments.source,
+                arguments.target,
+                options_of(arguments),
+                calibration=calibration,
+                calibration_name=Path(arguments.calibration).name if arguments.calibration else None,
+                device=arguments.device,
+                overwrite=arguments.overwrite,
+                progress=bar,
+                cancelled=interrupt,
+            )
+        except Cancelled as error:
+            raise Interrupted(str(error), interrupt.status) from error
+        except torch.OutOfMemoryError as error:
+            raise ConversionError("The GPU's memory is full; nothing was written. Use --device cpu.") from error
+    try:
+        written = report.write(stem)
+    except OSError as error:
+        raise ConversionError(
+            f"{arguments.target} is complete and verified, but its report {stem}.json cannot be written: "
+            f"{error.strerror or error}."
+        ) from error
+    _tell(report, arguments.target, written)
+    return 0
+
+
+def _report_stem(path: str) -> Path:
+    """PATH without the ending of one of the files that will be written."""
+    stem = Path(path)
+    return stem.with_suffix("") if stem.suffix in (".json", ".md") else stem
+
+
+def _tell(report: Report, target: str, written: list[Path]) -> None:
+    facts = report.summary
+    print(
+        f"Wrote {target}: {size(facts['source_bytes'])} -> {size(facts['output_bytes'])} "
+        f"({facts['ratio']:.2f} of the source) in {duration(facts['seconds'])}, verified."
+    )
+    print(
+        f"{facts['nvfp4_layers']} layers NVFP4, {facts['fp8_layers']} FP8. Weights: mean SQNR "
+        f"{decibels(facts['mean_sqnr_db'])}, worst {decibels(facts['worst_sqnr_db'])} in {facts['worst_layer']}."
+    )
+    print(f"Report: {', '.join(str(path) for path in written)}")
+    for warning in report.plan.warnings[:WARNINGS_SHOWN]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    if len(report.plan.warnings) > WARNINGS_SHOWN:
+        print(f"… and {len(report.plan.warnings) - WARNINGS_SHOWN} more warnings in the report.", file=sys.stderr)

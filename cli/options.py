@@ -1,0 +1,93 @@
+"""Arguments that `plan` and `convert` share."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..converters import Options
+
+
+class _Details(argparse.Action):
+    """`--help` of a verb with choices: the core knows them, and is imported only now."""
+
+    def __init__(self, option_strings: list[str], dest: str = argparse.SUPPRESS, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ..calibration import POLICIES
+        from ..converters import DEFAULT_ROUNDING, ROUNDINGS
+
+        layouts = {
+            "source": "keeps what the source has",
+            "checkpoint": "keeps an all-in-one file with its prefixes",
+            "diffusion-model": "strips the prefix and leaves text encoder and VAE out",
+        }
+        described = [
+            *_described("input scale policies (P)", POLICIES),
+            *_described(f"rounding methods (M), default {DEFAULT_ROUNDING}", ROUNDINGS),
+            *_described("layouts (L)", layouts),
+        ]
+        parser.epilog = "\n".join(described)
+        parser.print_help()
+        parser.exit()
+
+
+def _described(title: str, choices: Mapping[str, str]) -> list[str]:
+    width = max(60, min(110, shutil.get_terminal_size().columns - 2))
+    wrapped = (
+        textwrap.fill(sentence, width, initial_indent=f"  {name:<16} ", subsequent_indent=" " * 19)
+        for name, sentence in choices.items()
+    )
+    return [f"{title}:", *wrapped, ""]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Recipe, calibration, input scale, rounding and layout, and a --help that explains the choices."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-h", "--help", action=_Details, help="show this help and explain the choices")
+    parser.add_argument("--recipe", metavar="R", help="built-in recipe or a .json file; default: the model family's own")
+    parser.add_argument(
+        "--calibration",
+        metavar="C",
+        help="calibration of the same model (.safetensors, or .json of comfy-dit-quantizer); without one NVFP4 "
+        "activations are scaled dynamically and FP8 layers computed in full precision",
+    )
+    parser.add_argument(
+        "--input-scale",
+        metavar="P",
+        default="p99.9",
+        help="how the activation range follows from the calibration, default p99.9: twice the 99.9th percentile of the "
+        "largest magnitude of each call, because the tensor scale sets range, not resolution",
+    )
+    parser.add_argument("--rounding", metavar="M", help="how weights are rounded")
+    parser.add_argument("--layout", metavar="L", default="source", help="source, checkpoint or diffusion-model")
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """The core's options from the arguments."""
+    from ..converters import DEFAULT_ROUNDING, Options
+
+    return Options(
+        recipe=arguments.recipe,
+        rounding=arguments.rounding or DEFAULT_ROUNDING,
+        input_scale=arguments.input_scale,
+        layout=arguments.layout,
+    )
+
+
+def calibration_of(arguments: argparse.Namespace) -> Calibration | None:
+    """The calibration named by the arguments, or None."""
+    return read_calibration(arguments.calibration) if arguments.calibration else None
+
+
+def read_calibration(path: str) -> Calibration:
+    """A calibration file, or comfy-dit-quantizer's JSON when the name ends in .json."""
+    from ..calibration import import_json, load
+
+    return import_json(path) if path.lower().endswith(".json") else load(path)
