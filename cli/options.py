@@ -41,7 +41,7 @@ class _Details(argparse.Action):
 def _described(title: str, choices: Mapping[str, str]) -> list[str]:
     width = max(60, min(110, shutil.get_terminal_size().columns - 2))
     wrapped = (
-        textwrap.fill(sentence, width, initial_indent=f"  {name:<16} ", subsequent_indent=" " * 19)
+        textwrap.fill(sentence, width, initial_indent=f"  {name:<16} ", subsequent_indent=" " * 19, break_on_hyphens=False)
         for name, sentence in choices.items()
     )
     return [f"{title}:", *wrapped, ""]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nvfp4_studio.calibration import FORMS, load, save
+from nvfp4_studio.cli import calibration as calibration_verb
+
+Run = Callable[..., Any]
+
+
+def test_show_in_words(run: Run, calibration: Path) -> None:
+    result = run("calibration", "show", calibration)
+    assert result.status == 0
+    assert result.out.startswith("2 images, 1 step, 24 layers, largest amax ")
+    assert "24 of 25 observed" in result.out
+    assert "noise schedule: 6% seen, nothing at noise levels 0.00-0.94" in result.out
+    assert "not observed: final: never ran" in result.out
+
+
+def test_show_as_json_and_as_picture(run: Run, calibration: Path, tmp_path: Path) -> None:
+    found = json.loads(run("calibration", "show", calibration, "--json", "--plot", tmp_path / "p.png").out)
+    assert found["coverage"]["observed"] == 24 and found["steps"] == 1
+    assert found["layers"]["blocks.0.attn.qkv"]["elements"] == 1024
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_merge_adds_up_in_any_order(run: Run, calibration: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.safetensors"
+    save(load(calibration).merged(load(calibration)), second)
+    assert run("calibration", "merge", calibration, second, "--out", tmp_path / "ab.safetensors").status == 0
+    assert run("calibration", "merge", second, calibration, "--out", tmp_path / "ba.safetensors").status == 0
+    assert load(tmp_path / "ab.safetensors").samplings == 3
+    assert load(tmp_path / "ab.safetensors").same_as(load(tmp_path / "ba.safetensors"))
+
+
+def test_merge_may_write_over_one_of_its_sources_when_asked(run: Run, calibration: Path) -> None:
+    refused = run("calibration", "merge", calibration, calibration, "--out", calibration)
+    assert refused.status == 1 and "add --overwrite" in refused.err
+    assert load(calibration).samplings == 1
+    assert run("calibration", "merge", calibration, calibration, "--out", calibration, "--overwrite").status == 0
+    assert load(calibration).samplings == 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_export_and_import(run: Run, calibration: Path, tmp_path: Path, form: str) -> None:
+    exported, back = tmp_path / "c.json", tmp_path / "back.safetensors"
+    assert run("calibration", "export", calibration, exported, "--form", form).status == 0
+    assert ("layers" in json.loads(exported.read_text())) == (form == "detailed")
+    assert run("calibration", "import", exported, back).status == 0
+    assert {name: layer.amax for name, layer in load(back).layers.items()} == {
+        name: layer.amax for name, layer in load(calibration).layers.items()
+    }
+    assert run("calibration", "export", calibration, exported).status == 1
+    assert run("calibration", "import", exported, back).status == 1
+    assert run("calibration", "show", exported).out.startswith("0 images, 0 steps, 24 layers")
+
+
+def test_the_forms_offered_are_the_cores() -> None:
+    assert calibration_verb.FORMS == FORMS
+
+
+@pytest.mark.parametrize("action", ["show", "export", "import", "merge"])
+def test_what_is_no_calibration_is_a_sentence(run: Run, checkpoint: Path, tmp_path: Path, action: str) -> None:
+    target = tmp_path / "out.file"
+    words = {"show": (), "merge": ("--out", target)}.get(action, (target,))
+    result = run("calibration", action, checkpoint, *words)
+    assert result.status == 1
+    assert str(checkpoint) in result.err and len(result.err.splitlines()) == 1
+    assert not target.exists()
