@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..demo.run import run_demo
 
-    with Bar(unit="steps") as bar:
+    with Bar() as bar:
 
         def progress(done: int, total: int, label: str) -> None:
             bar(done, total, label)

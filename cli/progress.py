@@ -14,19 +14,18 @@ from .text import duration, size
 REDRAW_SECONDS = 0.1
 SETTLE_SECONDS = 1.0
 """Before this much time has passed a rate is a guess and is not shown."""
+BYTES_FROM = 100_000
 
 
 class Bar:
     """Shows (done, total, label) as a bar with rate and remaining time; nothing when stderr is no terminal.
 
     Call it as the `progress` of the converter. When `done` falls back, or `total` changes, a new stage has
-    begun and the rate starts anew. `unit` is "bytes" or a plural noun. Leaving the context clears the line.
+    begun and the rate starts anew. Totals from 100 000 on are shown as bytes, smaller ones as a count of
+    steps. Leaving the context clears the line.
     """
 
-    def __init__(
-        self, unit: str = "bytes", stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._unit = unit
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._shown = self._stream.isatty()
         self._clock = clock
@@ -67,11 +66,12 @@ class Bar:
         assert self._stage is not None
         share = min(1.0, done / total) if total > 0 else 0.0
         first, since, _ = self._stage
-        figures = f"{share:4.0%} {self._amount(done)}/{self._amount(total)}"
+        amount = size if total >= BYTES_FROM else _count
+        figures = f"{share:4.0%} {amount(done)}/{amount(total)}"
         elapsed = now - since
         if elapsed >= SETTLE_SECONDS and done > first:
             rate = (done - first) / elapsed
-            figures += f" {self._amount(rate)}/s {duration((total - done) / rate)} left"
+            figures += f" {amount(rate)}/s {duration((total - done) / rate)} left"
         columns = shutil.get_terminal_size((80, 24)).columns - 1
         bar_width = max(0, min(24, columns - len(figures) - 24))
         filled = round(share * bar_width)
@@ -83,5 +83,6 @@ class Bar:
         self._stream.flush()
         self._width = len(line)
 
-    def _amount(self, amount: float) -> str:
-        return size(amount) if self._unit == "bytes" else f"{amount:.3g}"
+
+def _count(number: float) -> str:
+    return f"{number:.3g}"

@@ -42,7 +42,7 @@ def test_share_rate_and_remaining_time(clock: list[float], monkeypatch: pytest.M
 def test_a_new_stage_starts_its_own_rate(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     stream = Terminal()
-    bar = Bar(unit="steps", stream=stream, clock=lambda: clock[0])
+    bar = Bar(stream=stream, clock=lambda: clock[0])
     for clock[0], done, total in ((0.0, 0, 10), (5.0, 10, 10), (6.0, 0, 40), (8.0, 4, 40)):
         bar(done, total, "sampling")
     assert lines(stream)[-1].endswith("10% 4/40 2/s 18 s left sampling")
