@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import SourceError
+from ..errors import ConversionError, SourceError
 
 NAME = "float8_e4m3fn"
 E4M3_MAX = 448.0
@@ -19,18 +19,34 @@ def declare(shape: tuple[int, int]) -> dict[str, tuple[torch.dtype, tuple[int, .
     return {"weight": (torch.float8_e4m3fn, shape), "weight_scale": (torch.float32, ())}
 
 
-def encode(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+def encode(weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
     """Quantize a weight [N, K] of any float dtype with scale amax / 448, nearest rounding.
 
     All zero weights get scale 1.
+
+    Raises:
+        ConversionError: the weight holds NaN or infinity.
     """
     values = weight.float()
-    amax = values.abs().amax() if values.numel() else torch.zeros(())
+    amax = finite(values.abs().amax(), name) if values.numel() else torch.zeros(())
     scale = torch.where(amax > 0, amax / E4M3_MAX, torch.ones(()))
     return {
         "weight": (values / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn),
         "weight_scale": scale.reshape(()),
     }
+
+
+def finite(amax: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a weight's largest magnitude if it is a number.
+
+    Raises:
+        ConversionError: NaN or infinity; no scale could hold such a weight.
+    """
+    if not bool(torch.isfinite(amax)):
+        raise ConversionError(
+            f"The weights of layer {name} hold NaN or infinity; the source is damaged, get it from its author again."
+        )
+    return amax
 
 
 def upcast(weight: torch.Tensor, scale: torch.Tensor | None, name: str) -> torch.Tensor:

@@ -17,14 +17,17 @@ from collections.abc import Callable, Mapping
 import torch
 from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
 
-from ..rounding import Rounding
-from ..rounding.e2m1 import BLOCK
+from ..rounding import Rounding, fp8_tables, targets
+from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
+from . import fp8
 
 NAME = "nvfp4"
 PAD = 16
-ROWS_AT_ONCE = 1 << 21
-"""Weights rounded at once: the float32 temporaries of a chunk (about 10 of 8 MiB) stay small."""
+WEIGHTS_AT_ONCE = 1 << 18
+"""Weights rounded at once: about ten temporaries of 1 MiB, which stay in a CPU's cache."""
+CUDA_WEIGHTS_AT_ONCE = 1 << 25
+"""On a GPU fewer, larger pieces: launches cost more than memory."""
 
 
 def declare(shape: tuple[int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -44,34 +47,78 @@ def padded(shape: tuple[int, int]) -> tuple[int, int]:
 
 def encode(
     weight: torch.Tensor,
+    name: str,
     method: Rounding,
     device: torch.device,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor]:
-    """Quantize a weight [N, K] of any float dtype.
+    """Quantize a weight [N, K] of a plain float dtype.
 
     Args:
         weight: on the CPU; padded with zeros here.
+        name: the layer's, for errors.
         method: a rounding method.
         device: where the arithmetic runs; results come back to the CPU.
         check: called between chunks of rows; may raise to cancel.
+
+    Raises:
+        ConversionError: the weight holds NaN or infinity.
     """
+    tensor_scale = method.tensor_scale(fp8.finite(amax_of(weight), name)).to(device)
+    return _encode(weight, lambda rows: targets.round_rows(rows, tensor_scale, method.TARGETS), tensor_scale, check)
+
+
+def encode_fp8(
+    stored: torch.Tensor,
+    scale: torch.Tensor | None,
+    name: str,
+    method: Rounding,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, torch.Tensor]:
+    """Quantize an FP8 weight [N, K] with one scale (None means 1) by look-up; same bytes as ``encode`` of its upcast.
+
+    Raises:
+        ConversionError: the weight holds NaN or infinity.
+        SourceError: its scale is not one positive number.
+    """
+    all_bytes = torch.arange(fp8_tables.VALUES, dtype=torch.uint8).view(stored.dtype)
+    values = fp8.upcast(all_bytes.reshape(1, -1), scale, name).reshape(-1)
+    raw = stored.view(torch.uint8)
+    largest = 0
+    step = max(1, WEIGHTS_AT_ONCE // max(1, raw.shape[1]))
+    for first in range(0, raw.shape[0], step):
+        largest = max(largest, int((raw[first : first + step] & 127).max()))
+    tensor_scale = method.tensor_scale(fp8.finite(values[largest], name)).to(device)
+    tables = fp8_tables.Tables.build(values.to(device), tensor_scale, method.TARGETS)
+    return _encode(raw, tables.round_rows, tensor_scale, check)
+
+
+def _encode(
+    weight: torch.Tensor,
+    round_rows: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    tensor_scale: torch.Tensor,
+    check: Callable[[], None],
+) -> dict[str, torch.Tensor]:
+    device = tensor_scale.device
     rows, columns = padded((weight.shape[0], weight.shape[1]))
-    tensor_scale = method.tensor_scale(weight.to(device)) if device.type != "cpu" else method.tensor_scale(weight)
     packed = torch.zeros(rows, columns // 2, dtype=torch.uint8)
     scales = torch.zeros(rows, columns // BLOCK, dtype=torch.uint8)
-    step = max(1, ROWS_AT_ONCE // columns)
+    step = max(1, (WEIGHTS_AT_ONCE if device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE) // columns)
     for first in range(0, weight.shape[0], step):
         check()
         part = weight[first : first + step].to(device)
-        part = torch.nn.functional.pad(part, (0, columns - weight.shape[1]))
-        codes, block_scale = method.round_rows(part, tensor_scale)
-        packed[first : first + len(part)] = ((codes[:, 0::2] << 4) | codes[:, 1::2]).cpu()
+        if columns != weight.shape[1]:
+            part = torch.nn.functional.pad(part, (0, columns - weight.shape[1]))
+        codes, block_scale = round_rows(part)
+        # A pair of neighbouring codes read as one little-endian int16: the first in the low byte.
+        pairs = codes.view(torch.int16)
+        packed[first : first + len(part)] = ((pairs << 4) | (pairs >> 8)).to(torch.uint8).cpu()
         scales[first : first + len(part)] = block_scale.view(torch.uint8).cpu()
     return {
         "weight": packed,
         "weight_scale": to_blocked(scales, flatten=False).view(torch.float8_e4m3fn).contiguous(),
-        "weight_scale_2": tensor_scale.cpu().float().reshape(()),
+        "weight_scale_2": tensor_scale.cpu().reshape(()),
     }
 
 

@@ -3,13 +3,11 @@
 A method is a module with
 
 * ``HELP``: one sentence for people;
-* ``tensor_scale(weight) -> Tensor``: float32 scalar, ``weight_scale_2``;
-* ``round_rows(rows, tensor_scale) -> (codes, block_scale)``: E2M1 codes uint8 [R, K] (0 to 15, sign
-  in bit 3) and block scales float8_e4m3fn [R, K/16] for rows [R, K] of any float dtype, K a multiple
-  of 16.
+* ``TARGETS``: the grid points on which a block's largest magnitude may fall, see ``targets``;
+* ``tensor_scale(amax) -> Tensor``: ``weight_scale_2``, float32 scalar, from the weight's largest magnitude.
 
-``round_rows`` sees some rows at a time so that memory stays bounded; the tensor scale is the only
-thing that all rows share.
+Rows are rounded some at a time (``targets.round_rows`` for any dtype, ``fp8_tables`` for FP8 bytes) so
+that memory stays bounded; the tensor scale is the only thing that all rows share.
 """
 
 from __future__ import annotations
@@ -27,10 +25,9 @@ class Rounding(Protocol):
     """The signature that every method's module has."""
 
     HELP: str
+    TARGETS: tuple[float, ...]
 
-    def tensor_scale(self, weight: torch.Tensor) -> torch.Tensor: ...
-
-    def round_rows(self, rows: torch.Tensor, tensor_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def tensor_scale(self, amax: torch.Tensor) -> torch.Tensor: ...
 
 
 METHODS: Mapping[str, Rounding] = {"four-over-six": four_over_six, "nearest": nearest}
