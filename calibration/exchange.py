@@ -23,7 +23,7 @@ from .errors import CalibrationError
 from .files import write_atomically
 from .histogram import bin_index, lower_edges, percentile, upper_edges
 from .statistics import SCHEDULE_BINS, Calibration, LayerStatistics, empty_histogram
-from .store import MAX_AMAX, MAX_COUNT, MAX_LAYERS, MAX_NAME
+from .store import MAX_AMAX, MAX_COUNT, MAX_LAYERS, is_name
 
 FORMS = ("flat", "detailed")
 NOISE_BINS = 6
@@ -107,8 +107,8 @@ def _entries(path: str | PathLike[str], content: dict[str, object]) -> list[tupl
             raise CalibrationError(f"{path}: the amax of {name!r:.80} is {value!r:.40}, no float32 from 0 on.")
         if not isinstance(calls, int) or isinstance(calls, bool) or not 0 < calls <= MAX_COUNT // NOISE_BINS:
             raise CalibrationError(f"{path}: the count of {name!r:.80} is {calls!r:.40}, no number of calls.")
-        if not 0 < len(name) <= MAX_NAME:
-            raise CalibrationError(f"{path}: a layer's name has {len(name)} characters.")
+        if not is_name(name):
+            raise CalibrationError(f"{path}: {name!r:.80} ({len(name)} characters) is no layer's name.")
         entries.append((name, noise_bin, float(torch.tensor(value, dtype=torch.float32)), calls))
     return entries
 

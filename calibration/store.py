@@ -145,12 +145,12 @@ def _described(path: str | PathLike[str], metadata: dict[str, str]) -> dict[str,
         if not _is_count(described.get(name)):
             raise _broken(path, f"{name} is {described.get(name)!r:.40}, no count")
     unobserved, layers = described.get("unobserved"), described.get("layers")
-    if not isinstance(unobserved, dict) or not all(_is_name(key) and _is_name(why) for key, why in unobserved.items()):
+    if not isinstance(unobserved, dict) or not all(is_name(key) and is_name(why) for key, why in unobserved.items()):
         raise _broken(path, "the list of unobserved layers is not names with reasons")
     if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
         raise _broken(path, f"the layers are no list of at most {MAX_LAYERS}")
     for row in layers:
-        if not (isinstance(row, list) and len(row) == 8 and _is_name(row[0]) and all(map(_is_count, row[1:7]))):
+        if not (isinstance(row, list) and len(row) == 8 and is_name(row[0]) and all(map(_is_count, row[1:7]))):
             raise _broken(path, f"the layer entry {row!r:.60} is not a name with six counts and an amax")
         if not isinstance(row[7], (int, float)) or isinstance(row[7], bool) or not 0 <= row[7] <= MAX_AMAX:
             raise _broken(path, f"the amax of layer {row[0]} is {row[7]!r:.40}")
@@ -163,8 +163,9 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_NAME
+def is_name(value: object) -> bool:
+    """Printable, so that showing a name can do nothing to a terminal."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
 def _broken(path: str | PathLike[str], why: str) -> CalibrationError:

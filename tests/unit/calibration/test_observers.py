@@ -100,20 +100,33 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(64, 64), (9, 40), (7, 13), (1, 1)])
 def test_the_way_of_counting_on_other_devices_gives_the_same(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = torch.randn(9, 40, generator=torch.Generator().manual_seed(6)).to(dtype)
-    values[2, 7] = float("inf")
-    values[3, 32:] = float("nan")
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(6)).to(dtype)
+    values[shape[0] // 2, shape[1] // 3] = float("inf")
+    values[shape[0] // 3, shape[1] // 2 :] = float("nan")
     wanted = statistics_of(values)
-
-    def scatter(into: torch.Tensor, raw: torch.Tensor) -> None:
-        index = raw.flatten().to(torch.int64)
-        into.scatter_add_(0, index, torch.ones((), dtype=torch.int64).expand_as(index))
-
-    monkeypatch.setattr(observers, "_count", scatter)
+    monkeypatch.setattr(observers, "_count", observers._count_by_atomics)
     assert statistics_of(values).same_as(wanted)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_counts_the_same_without_waiting() -> None:
+    values = torch.randn(300, 4096, generator=torch.Generator().manual_seed(7)).bfloat16()
+    values[5, 5] = float("nan")
+    device = torch.device("cuda")
+    observer = LayerObserver(device)
+    on_gpu, here = values.to(device), FULL_NOISE.to(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen = observe(on_gpu)
+        assert seen is not None
+        observer.observe(seen, here)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert observer.finish(4096, 8).same_as(statistics_of(values))
 
 
 @settings(deadline=None, max_examples=40)

@@ -139,6 +139,7 @@ def rewritten(path: Path, target: Path, change: Callable[[dict[str, object]], No
         ("samplings", 2**60, "no count"),
         ("unobserved", [], "unobserved layers"),
         ("unobserved", {"a": 1}, "unobserved layers"),
+        ("unobserved", {"a\x1b[2J": "never ran"}, "unobserved layers"),
         ("layers", {}, "no list"),
         ("layers", [["a"]] * 8, "six counts and an amax"),
         ("layers", [[["nested"], 1, 1, 1, 1, 1, 1, 1.0]] * 8, "six counts and an amax"),
