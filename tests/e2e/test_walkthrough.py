@@ -1,0 +1,91 @@
+"""The user's way through the browser, in both renderers: calibrate, press the button, find the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("walkthrough.cjs")
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def node_path() -> str | None:
+    """The folder that holds playwright-core: PLAYWRIGHT_CORE, NODE_PATH, or npm's global folder."""
+    npm = shutil.which("npm")
+    root = subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip() if npm else ""
+    given = [os.environ.get("PLAYWRIGHT_CORE", ""), *os.environ.get("NODE_PATH", "").split(os.pathsep), root]
+    return next((folder for folder in given if folder and Path(folder, "playwright-core").is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> dict[str, str]:
+    """Node, playwright-core and a Chromium, or a skip that says which one is missing."""
+    node, modules = shutil.which("node"), node_path()
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if not node:
+        pytest.skip("no node: install Node.js to run the browser tests")
+    if not modules:
+        pytest.skip("no playwright-core: npm install it and set PLAYWRIGHT_CORE to the node_modules that holds it")
+    if not chromium:
+        pytest.skip("no Chromium: install one or set CHROMIUM to its path")
+    return {"node": node, "modules": modules, "chromium": chromium}
+
+
+@pytest.fixture(scope="module", params=["canvas", "nodes-2.0"])
+def walk(
+    request: pytest.FixtureRequest, browser: dict[str, str], start_server: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """One walk through the frontend with this renderer, and what was seen."""
+    vue = request.param != "canvas"
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": "en"}
+    server = start_server("--cache-classic", settings=settings)
+    shot = Path(os.environ.get("NVFP4_SCREENSHOTS") or tmp_path_factory.mktemp("shots")) / f"{request.param}.png"
+    asked = {"url": server.url, "vue": vue, "checkpoint": "aio.safetensors", "screenshot": str(shot)}
+    try:
+        done = subprocess.run(
+            [browser["node"], str(SCRIPT), json.dumps({**asked, "chromium": browser["chromium"]})],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "NODE_PATH": browser["modules"]},
+        )
+        assert done.returncode == 0, f"{done.stderr[-4000:]}\n{server.tail()}"
+        yield {**json.loads(done.stdout.splitlines()[-1]), "server": server, "shot": shot}
+    finally:
+        server.stop()
+
+
+def test_the_calibrate_node_tells_what_it_collects(walk: dict[str, Any]) -> None:
+    assert walk["calibrated"][-1].startswith("my-model: 3 images, 24 steps, ")
+    assert "largest amax" in walk["report"]
+
+
+def test_an_ordinary_prompt_carries_no_token_and_converts_nothing(walk: dict[str, Any]) -> None:
+    assert walk["tokens"][:-1] == [None] * 4
+    assert "Press the button" in walk["ordinary"]
+
+
+def test_the_button_queues_its_own_node_alone_with_a_token(walk: dict[str, Any]) -> None:
+    assert walk["targets"][-1] == ["9"] and len(walk["tokens"][-1]) >= 32
+    assert (walk["server"].base / "output" / "checkpoints" / "aio-nvfp4.safetensors").is_file()
+
+
+def test_the_node_shows_the_result(walk: dict[str, Any]) -> None:
+    lines = walk["converted"].splitlines()
+    assert lines[0] == "aio-nvfp4.safetensors" and "% of the source" in lines[1] and "worst" in lines[2]
+    assert walk["visible"]
+
+
+def test_the_workflow_keeps_its_eight_values_and_no_token(walk: dict[str, Any]) -> None:
+    assert len(walk["values"]) == 8 and not walk["saved_token"]
+
+
+def test_the_browser_saw_no_error(walk: dict[str, Any]) -> None:
+    assert walk["errors"] == []
+    assert walk["shot"].stat().st_size > 10_000

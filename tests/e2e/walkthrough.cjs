@@ -1,0 +1,119 @@
+// One visit to ComfyUI's own frontend: load the example workflow, calibrate, press the button.
+// Called with one JSON argument by test_walkthrough.py; prints one JSON line.
+
+const { chromium } = require("playwright-core");
+
+const request = JSON.parse(process.argv[2]);
+const NODE = { loader: 1, calibrate: 2, latent: 5, sampler: 6, convert: 9, report: 10 };
+
+const statusOf = (page, id) =>
+  page.evaluate(
+    (key) => window.app.rootGraph.getNodeById(key)?.widgets?.find((w) => w.name === "nvfp4_status")?.element.textContent,
+    id,
+  );
+
+async function waitForStatus(page, id, pattern, timeout = 90000) {
+  const end = Date.now() + timeout;
+  for (;;) {
+    const text = await statusOf(page, id);
+    if (text && pattern.test(text)) return text;
+    if (Date.now() > end) throw new Error(`node ${id} shows ${JSON.stringify(text)}, not ${pattern}`);
+    await page.waitForTimeout(100);
+  }
+}
+
+async function load(page) {
+  await page.evaluate(
+    async ({ checkpoint, node }) => {
+      const answer = await fetch("/api/workflow_templates/nvfp4-studio/nvfp4_calibrate_and_convert.json");
+      const workflow = await answer.json();
+      const widgets = (id) => workflow.nodes.find((n) => n.id === id).widgets_values;
+      widgets(node.loader)[0] = checkpoint;
+      widgets(node.convert)[0] = `checkpoints/${checkpoint}`;
+      widgets(node.convert)[2] = "weight-only";
+      widgets(node.latent).splice(0, 2, 256, 256);
+      widgets(node.sampler)[2] = 8;
+      await window.app.loadGraphData(workflow);
+    },
+    { checkpoint: request.checkpoint, node: NODE },
+  );
+  await page.waitForFunction((id) => window.app.rootGraph.getNodeById(id)?.widgets?.length, NODE.convert);
+}
+
+async function pressButton(page) {
+  if (request.vue) {
+    await page.getByRole("button", { name: "Convert to NVFP4" }).click();
+    return;
+  }
+  const spot = await page.evaluate((id) => {
+    const { app } = window;
+    const node = app.rootGraph.getNodeById(id);
+    const button = node.widgets.find((w) => w.type === "button");
+    app.canvas.draw(true, true);
+    const { scale, offset } = app.canvas.ds;
+    const box = app.canvas.canvas.getBoundingClientRect();
+    const x = (node.pos[0] + node.size[0] / 2 + offset[0]) * scale + box.left;
+    const y = (node.pos[1] + button.y + 10 + offset[1]) * scale + box.top;
+    return { x, y };
+  }, NODE.convert);
+  await page.mouse.click(spot.x, spot.y);
+}
+
+async function fit(page) {
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
+  await page.waitForTimeout(800);
+}
+
+async function visit(page, errors) {
+  page.on("pageerror", (error) => errors.push(String(error)));
+  const prompts = [];
+  page.on("request", (sent) => {
+    if (sent.method() === "POST" && sent.url().endsWith("/prompt")) prompts.push(sent.postDataJSON());
+  });
+  await page.goto(request.url);
+  await page.waitForFunction(() => window.app?.vueAppReady && window.app.rootGraph, null, { timeout: 90000 });
+  await load(page);
+  await fit(page);
+  const run = (targets) => page.evaluate((ids) => window.app.queuePrompt(0, 1, ids), targets);
+  const calibrated = [];
+  for (const images of [1, 2, 3]) {
+    // A partial execution leaves the seed alone, and a cached sampler collects nothing.
+    await page.evaluate(([id, seed]) => (window.app.rootGraph.getNodeById(id).widgets[0].value = seed), [NODE.sampler, images]);
+    await run([String(NODE.report)]);
+    calibrated.push(await waitForStatus(page, NODE.calibrate, new RegExp(`: ${images} images?, ${images * 8} steps`)));
+  }
+  const report = await waitForStatus(page, NODE.report, /3 images/);
+  await run([String(NODE.convert)]);
+  const ordinary = await waitForStatus(page, NODE.convert, /does not convert/);
+  await pressButton(page);
+  const converted = await waitForStatus(page, NODE.convert, /dB SQNR/);
+  const name = converted.split("\n")[0];
+  await page.waitForFunction(
+    ([id, wanted]) => window.app.rootGraph.getNodeById(id).widgets[0].options.values.includes(wanted),
+    [NODE.loader, name],
+    { timeout: 20000 },
+  );
+  await page.waitForTimeout(2500);
+  await fit(page);
+  await page.screenshot({ path: request.screenshot });
+  const saved = await page.evaluate(() => JSON.stringify(window.app.rootGraph.serialize()));
+  const visible = request.vue ? await page.locator(".nvfp4-status", { hasText: "dB SQNR" }).isVisible() : true;
+  const values = JSON.parse(saved).nodes.find((n) => n.id === NODE.convert).widgets_values;
+  const tokens = prompts.map((p) => p.prompt[String(NODE.convert)]?.inputs?.conversion_token ?? null);
+  const targets = prompts.map((p) => p.partial_execution_targets);
+  return { calibrated, report, ordinary, converted, tokens, targets, values, visible, saved_token: /conversion_token/.test(saved) };
+}
+
+(async () => {
+  const browser = await chromium.launch({ executablePath: request.chromium, args: ["--no-sandbox"] });
+  const errors = [];
+  try {
+    const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
+    console.log(JSON.stringify({ ...(await visit(page, errors)), errors }));
+  } finally {
+    await browser.close();
+  }
+})().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
