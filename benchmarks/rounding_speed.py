@@ -1,0 +1,74 @@
+"""Speed of weight rounding on one CPU thread, side by side with comfy-kitchen's eager kernels.
+
+    python benchmarks/rounding_speed.py [--runs 7] [--json FILE]
+
+Every run times each method once, in turn, on the same 3072×3072 FP8 weight with a scale; the table
+shows medians in milliseconds per million weights and the ratio to comfy-kitchen, run by run.
+Nearest rounding must give comfy-kitchen's bytes, or the benchmark fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from comfy_kitchen.tensor import TensorCoreNVFP4Layout
+from nvfp4_studio.converters.formats import fp8, nvfp4
+from nvfp4_studio.converters.rounding import METHODS
+
+SIDE = 3072
+KITCHEN = "comfy-kitchen eager (fp8 → fp32 → nvfp4)"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    weight = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 20).to(torch.float8_e4m3fn)
+    scale = torch.tensor(0.0013)
+    plain = fp8.upcast(weight, scale, "benchmark").bfloat16()
+    cpu = torch.device("cpu")
+    candidates: dict[str, Callable[[], object]] = {
+        KITCHEN: lambda: TensorCoreNVFP4Layout.quantize(fp8.upcast(weight, scale, "benchmark"))
+    }
+    for name, method in METHODS.items():
+        candidates[f"{name}, FP8 source"] = lambda method=method: nvfp4.encode_fp8(weight, scale, "", method, cpu)
+        candidates[f"{name}, BF16 source"] = lambda method=method: nvfp4.encode(plain, "", method, cpu)
+    packed, _ = TensorCoreNVFP4Layout.quantize(fp8.upcast(weight, scale, "benchmark"))
+    if not torch.equal(packed, nvfp4.encode_fp8(weight, scale, "", METHODS["nearest"], cpu)["weight"]):
+        print("nearest differs from comfy-kitchen's bytes", file=sys.stderr)
+        return 1
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in range(options.runs + 1):
+        for name, work in candidates.items():
+            started = time.perf_counter()
+            work()
+            if run:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    rows = [
+        {
+            "method": name,
+            "ms_per_million_weights": statistics.median(times) * 1e9 / SIDE**2,
+            "times_faster": statistics.median(a / b for a, b in zip(seconds[KITCHEN], times, strict=True)),
+        }
+        for name, times in seconds.items()
+    ]
+    print(f"medians of {options.runs} runs in turn, one thread, torch {torch.__version__}\n")
+    print("| method | ms per million weights | times comfy-kitchen's speed |\n|---|---|---|")
+    for row in rows:
+        print(f"| {row['method']} | {row['ms_per_million_weights']:.1f} | {row['times_faster']:.1f} |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
