@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from comfy_kitchen.tensor import TensorCoreNVFP4Layout
+
 from nvfp4_studio.converters.formats import fp8, nvfp4
 from nvfp4_studio.converters.rounding import METHODS
 

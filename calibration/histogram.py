@@ -74,9 +74,7 @@ def upper_edges() -> torch.Tensor:
     return _edges()
 
 
-def percentile(
-    histogram: torch.Tensor, q: float, maximum: float | None = None, ignore_zero: bool = False
-) -> float:
+def percentile(histogram: torch.Tensor, q: float, maximum: float | None = None, ignore_zero: bool = False) -> float:
     """Upper bound of the q-th percentile (nearest rank, q in 0..100) of the counted magnitudes.
 
     The upper edge of the bin that holds the ceil(q/100 * n)-th smallest value (at least the first), at most

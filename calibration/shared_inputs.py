@@ -39,8 +39,10 @@ class SharedInputs:
         """(True, its observation) when this very input has been measured before, else (False, None)."""
         version, parent = _version(values), _parent(layer)
         for entry in reversed(self._entries):
-            if entry.reference() is values and entry.version == version and (
-                version is not None or entry.parent == parent
+            if (
+                entry.reference() is values
+                and entry.version == version
+                and (version is not None or entry.parent == parent)
             ):
                 return True, entry.observation
         return False, None

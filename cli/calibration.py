@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     write = add("export", "write comfy-dit-quantizer's JSON", _export)
     write.add_argument("source", metavar="FILE", help="the calibration to read")
     write.add_argument("target", metavar="JSON", help="the file to write")
-    write.add_argument("--form", choices=FORMS, default="flat", help="layer: amax, or six noise bins a layer; default flat")
+    write.add_argument(
+        "--form", choices=FORMS, default="flat", help="layer: amax, or six noise bins a layer; default flat"
+    )
 
     for action in (merge, read, write):
         action.add_argument("--overwrite", action="store_true", help="replace an existing file")

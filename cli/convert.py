@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="the checkpoint, a .safetensors file; it is only read")
     parser.add_argument("target", metavar="DST", help="the file to write; it appears when it is complete and verified")
     add_options(parser)
-    parser.add_argument("--device", default="auto", metavar="D", help="auto (default: a GPU if there is one), cuda or cpu")
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="auto (default: a GPU if there is one), cuda or cpu"
+    )
     parser.add_argument(
         "--report", metavar="PATH", help="where the report goes: PATH.json, PATH.md, PATH-*.png; default: next to DST"
     )

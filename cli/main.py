@@ -35,9 +35,7 @@ class Verb:
 VERBS = {
     "inspect": Verb("what a checkpoint holds", inspect.add_arguments, inspect.run),
     "plan": Verb("what a conversion would write; writes nothing", plan.add_arguments, plan.run, own_help=True),
-    "convert": Verb(
-        "convert a checkpoint to mixed NVFP4/FP8", convert.add_arguments, convert.run, own_help=True
-    ),
+    "convert": Verb("convert a checkpoint to mixed NVFP4/FP8", convert.add_arguments, convert.run, own_help=True),
     "verify": Verb("compare a converted file with its source", verify.add_arguments, verify.run),
     "calibration": Verb("show, merge, import or export calibrations", calibration.add_arguments, calibration.run),
     "recipes": Verb("list the built-in recipes", recipes.add_arguments, recipes.run),

@@ -41,7 +41,9 @@ class _Details(argparse.Action):
 def _described(title: str, choices: Mapping[str, str]) -> list[str]:
     width = max(60, min(110, shutil.get_terminal_size().columns - 2))
     wrapped = (
-        textwrap.fill(sentence, width, initial_indent=f"  {name:<16} ", subsequent_indent=" " * 19, break_on_hyphens=False)
+        textwrap.fill(
+            sentence, width, initial_indent=f"  {name:<16} ", subsequent_indent=" " * 19, break_on_hyphens=False
+        )
         for name, sentence in choices.items()
     )
     return [f"{title}:", *wrapped, ""]
@@ -51,7 +53,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Recipe, calibration, input scale, rounding and layout, and a --help that explains the choices."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action=_Details, help="show this help and explain the choices")
-    parser.add_argument("--recipe", metavar="R", help="built-in recipe or a .json file; default: the model family's own")
+    parser.add_argument(
+        "--recipe", metavar="R", help="built-in recipe or a .json file; default: the model family's own"
+    )
     parser.add_argument(
         "--calibration",
         metavar="C",

@@ -17,7 +17,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """"7 s", "3:05", "1:02:07"."""
+    """ "7 s", "3:05", "1:02:07"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

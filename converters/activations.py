@@ -42,10 +42,7 @@ def activation(context: Context, module: str) -> tuple[ActivationRange | None, t
     statistics = context.calibration.layers.get(module)
     if statistics is None or statistics.calls == 0:
         return None, (
-            "was never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)",
+            "never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)",
         )
-    chosen = activation_range(statistics, context.options.input_scale)
-    notes = [chosen.note] if chosen.guarded and chosen.note else []
-    if statistics.nonfinite:
-        notes.append(f"{statistics.nonfinite} NaN or infinite activations were left out of its statistics")
-    return chosen, tuple(notes)
+    chosen = activation_range(statistics, context.options.input_scale, module)
+    return chosen, (chosen.note,) if chosen.note else ()

@@ -12,7 +12,7 @@ from .formats import nvfp4
 from .layer_rules import decide_layer
 from .layers import recognise
 from .passthrough import copies_of, metadata_of, repairs_of
-from .plan import LAYOUTS, Options, Plan
+from .plan import LAYOUTS, LayerDecision, Options, Plan
 from .recipe import Blocks, load_recipe
 from .rounding import rounding
 from .source import Source
@@ -80,7 +80,7 @@ def make_plan(
         copies=copies_of(context, layers),
         metadata={},
         repairs=tuple(repairs_of(context, layers)),
-        warnings=(*warnings, *(f"{layer.name}: {note}" for layer in layers for note in layer.notes)),
+        warnings=(*warnings, *_notes(layers)),
         source_bytes=source.size,
     )
     return plan.with_metadata(metadata_of(context, plan)).with_size()
@@ -93,3 +93,15 @@ def _check(options: Options) -> None:
         raise PlanError(
             f"There is no input_scale policy {options.input_scale!r}; choose one of {', '.join(INPUT_SCALE_POLICIES)}."
         )
+
+
+def _notes(layers: tuple[LayerDecision, ...]) -> list[str]:
+    """One line for each note, however many layers have it."""
+    owners: dict[str, list[str]] = {}
+    for layer in layers:
+        for note in layer.notes:
+            owners.setdefault(note, []).append(layer.name)
+    return [
+        f"{names[0]}: {note}" if len(names) == 1 else f"{len(names)} layers, first {names[0]}: {note}"
+        for note, names in owners.items()
+    ]

@@ -25,15 +25,19 @@ COLOURS = {
     "float8_e5m2": (120, 90, 180),
     "before": (160, 166, 176),
     "after": (118, 185, 0),
+    "": (64, 120, 192),
 }
 OTHER = (150, 156, 166)
 
 
 def bar_chart(title: str, items: Sequence[tuple[str, float, str]], unit: str, *, logarithmic: bool = False) -> Picture:
-    """Horizontal bars, one a row, from (label, positive value, format); the format chooses the colour."""
+    """Horizontal bars, one a row, from (label, positive value, format).
+
+    The format chooses the colour and is explained in a legend; "" is the neutral colour without one.
+    """
     shown, note = _thinned(items)
     label_width = max((_text_width(label, 12) for label, _, _ in shown), default=0) + 20
-    legend = sorted({kind for _, _, kind in shown})
+    legend = sorted({kind for _, _, kind in shown} - {""})
     image, draw = _canvas(title, len(shown) + 1 + bool(note))
     top = MARGIN + 34
     _legend(draw, legend, top - 2)
@@ -107,11 +111,11 @@ def histogram_plot(
 
 def calibration_plot(calibration: Calibration) -> Picture:
     """What a calibration holds: largest activation of each layer, the noise schedule, all block amax."""
-    ranges = [(name, layer.amax, "float8_e4m3fn") for name, layer in calibration.layers.items() if layer.amax > 0]
+    ranges = [(name, layer.amax, "") for name, layer in calibration.layers.items() if layer.amax > 0]
     parts = [bar_chart(f"Largest activation by layer: {calibration.summary()}", ranges, "", logarithmic=True)]
     schedule = calibration.schedule.tolist()
     rows = [
-        (f"noise {index / len(schedule):.2f}–{(index + 1) / len(schedule):.2f}", float(count), "nvfp4")
+        (f"noise {index / len(schedule):.2f} to {(index + 1) / len(schedule):.2f}", float(count), "")
         for index, count in reversed(list(enumerate(schedule)))
     ]
     parts.append(bar_chart("Model evaluations by part of the noise schedule", rows, ""))

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from nvfp4_studio.calibration import Calibration, Collector
 from torch import nn
+
+from nvfp4_studio.calibration import Calibration, Collector
 
 
 class Attention(nn.Module):

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from nvfp4_studio.calibration import Calibration, CalibrationError, Collector, collector, linear_layers, observe
 from torch import nn
+
+from nvfp4_studio.calibration import Calibration, CalibrationError, Collector, collector, linear_layers, observe
 
 QKV = ("to_q", "to_k", "to_v")
 

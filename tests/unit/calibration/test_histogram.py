@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from nvfp4_studio.calibration.errors import CalibrationError
 from nvfp4_studio.calibration.histogram import (
     BINS,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nvfp4_studio.calibration import LayerObserver, LayerStatistics, observe, observers
 from nvfp4_studio.calibration.histogram import BINS, bin_index
 

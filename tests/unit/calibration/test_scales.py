@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from nvfp4_studio.calibration import (
     POLICIES,
     CalibrationError,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nvfp4_studio.calibration import Calibration, CalibrationError, LayerStatistics, mismatches
 from nvfp4_studio.calibration.histogram import BINS
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nvfp4_studio.calibration import Calibration, CalibrationError, files, load, merge_files, save
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from nvfp4_studio.calibration import Calibration, CalibrationError, files, load, merge_files, save
 
 Sampled = Callable[[list[tuple[int, float]]], Calibration]
 
@@ -28,9 +29,7 @@ def stored(calibration: Calibration, tmp_path: Path) -> Path:
     return path
 
 
-@settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(evaluations=st.lists(st.tuples(st.integers(0, 100), st.floats(0, 1)), max_size=4))
 def test_what_was_saved_is_loaded(sampled: Sampled, tmp_path: Path, evaluations: list[tuple[int, float]]) -> None:
     calibration = sampled(evaluations)
@@ -75,7 +74,9 @@ def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_other(
     assert list(stored.parent.iterdir()) == [stored]
 
 
-def test_the_error_of_a_full_disk_says_so(calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_full_disk_says_so(
+    calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from nvfp4_studio.calibration import Calibration, LayerObserver, observe, save
 from nvfp4_studio.cli.main import main
-from safetensors.torch import save_file
 
 WIDTH = 256
 BLOCKS = 8

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nvfp4_studio.calibration import FORMS, load, save
 from nvfp4_studio.cli import calibration as calibration_verb
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvfp4_studio.cli.interrupt import Interrupt
 from safetensors.torch import save_file
+
+from nvfp4_studio.cli.interrupt import Interrupt
 
 LAYERS = 40
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -53,7 +54,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source that takes seconds to convert."""
     folder = tmp_path_factory.mktemp("large")
     weight = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)).bfloat16()
-    tensors = {f"blocks.{index}.{name}.weight": weight.clone() for index in range(LAYERS // 2) for name in ("qkv", "fc")}
+    tensors = {
+        f"blocks.{index}.{name}.weight": weight.clone() for index in range(LAYERS // 2) for name in ("qkv", "fc")
+    }
     save_file(tensors, folder / "large.safetensors")
     return folder / "large.safetensors"
 

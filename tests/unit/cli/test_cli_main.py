@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from nvfp4_studio import __version__
 from nvfp4_studio.calibration import POLICIES
 from nvfp4_studio.cli import convert, demo, main
@@ -43,7 +44,9 @@ def test_both_modules_run(module: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, f"nvfp4-studio {__version__}")
 
 
-@pytest.mark.parametrize("words", [(), ("fly",), ("convert", "a"), ("inspect",), ("calibration",), ("plan", "a", "--no")])
+@pytest.mark.parametrize(
+    "words", [(), ("fly",), ("convert", "a"), ("inspect",), ("calibration",), ("plan", "a", "--no")]
+)
 def test_wrong_usage_is_status_2(run: Run, words: tuple[str, ...]) -> None:
     result = run(*words)
     assert result.status == 2
@@ -73,9 +76,7 @@ def test_an_error_is_one_sentence_without_traceback(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
 
 
-def test_an_error_of_the_system_is_a_sentence_too(
-    run: Run, calibration: Path, tmp_path: Path
-) -> None:
+def test_an_error_of_the_system_is_a_sentence_too(run: Run, calibration: Path, tmp_path: Path) -> None:
     result = run("calibration", "show", calibration, "--plot", tmp_path / "no" / "folder.png")
     assert result.status == 1
     assert "folder.png: No such file or directory." in result.err and "Traceback" not in result.err

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
+
 from nvfp4_studio.cli.progress import Bar
 from nvfp4_studio.cli.text import decibels, duration, size, table
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nvfp4_studio.cli import convert as convert_verb
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from nvfp4_studio.cli import convert as convert_verb
 
 Run = Callable[..., Any]
 
@@ -42,9 +43,7 @@ def test_inspect_tells_how_fp8_is_stored(run: Run, converted: Path, checkpoint: 
 
     found = json.loads(run("inspect", converted, "--json").out)
     assert found["storage"]["nvfp4, tagged, with input_scale"] > 0
-    tensors = {
-        f"blocks.0.{name}.weight": torch.ones(16, 16).to(torch.float8_e4m3fn) for name in ("raw", "old", "new")
-    }
+    tensors = {f"blocks.0.{name}.weight": torch.ones(16, 16).to(torch.float8_e4m3fn) for name in ("raw", "old", "new")}
     tensors["blocks.0.old.scale_weight"] = torch.tensor(0.5)
     tensors["blocks.0.new.weight_scale"] = torch.tensor(0.5)
     tensors["blocks.0.new.input_scale"] = torch.tensor(0.5)
@@ -60,7 +59,9 @@ def test_inspect_tells_how_fp8_is_stored(run: Run, converted: Path, checkpoint: 
 def test_plan_writes_nothing(run: Run, checkpoint: Path, calibration: Path, tmp_path: Path) -> None:
     before = names_in(tmp_path)
     result = run("plan", checkpoint, "--calibration", calibration)
-    assert result.status == 0 and "| model.diffusion_model.blocks.1.attn.qkv | 256×256 | bfloat16 | nvfp4 |" in result.out
+    assert (
+        result.status == 0 and "| model.diffusion_model.blocks.1.attn.qkv | 256×256 | bfloat16 | nvfp4 |" in result.out
+    )
     found = json.loads(run("plan", checkpoint, "--recipe", "weight-only", "--json").out)
     assert found["recipe"] == "weight-only" and found["options"]["rounding"] == "four-over-six"
     assert names_in(tmp_path) == before
@@ -153,9 +154,7 @@ def test_an_imported_calibration_may_be_used_as_it_is(run: Run, checkpoint: Path
     assert scales["blocks.1.attn.qkv"] == 1.0
 
 
-def test_a_report_that_cannot_be_written_says_that_the_file_is_good(
-    run: Run, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_report_that_cannot_be_written_says_that_the_file_is_good(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "r.json").mkdir()
     result = run("convert", checkpoint, tmp_path / "out.safetensors", "--device", "cpu", "--report", tmp_path / "r")
     assert result.status == 1
@@ -165,6 +164,7 @@ def test_a_report_that_cannot_be_written_says_that_the_file_is_good(
 
 def test_a_full_gpu_is_a_sentence(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
+
     from nvfp4_studio import converters
 
     def full(*args: object, **kwargs: object) -> None:
@@ -193,10 +193,21 @@ def test_verify_tells_good_from_bad(run: Run, checkpoint: Path, converted: Path,
     assert result.status == 1 and json.loads(result.out)["good"] is False
 
 
-def test_warnings_are_told_but_not_all(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+def test_warnings_of_one_kind_are_told_in_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.json"
     few.write_text(json.dumps({"blocks.1.attn.qkv": 2.0}))
     result = run("convert", checkpoint, tmp_path / "out.safetensors", "--device", "cpu", "--calibration", few)
     assert result.status == 0
+    warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ")]
+    assert any("17 layers, first model.diffusion_model.blocks.1.attn.proj: never seen" in line for line in warnings)
+    assert len(warnings) == 2
+
+
+def test_warnings_are_told_but_not_all(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.json"
+    strangers = {f"elsewhere.{index}": 1.0 for index in range(convert_verb.WARNINGS_SHOWN + 2)}
+    mixed.write_text(json.dumps({f"blocks.{index}.attn.qkv": 2.0 for index in range(8)} | strangers))
+    result = run("convert", checkpoint, tmp_path / "out.safetensors", "--device", "cpu", "--calibration", mixed)
+    assert result.status == 0, result.err
     warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == convert_verb.WARNINGS_SHOWN and "more warnings in the report" in result.err

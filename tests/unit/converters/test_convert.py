@@ -11,6 +11,9 @@ from typing import Any
 import comfy_kitchen as ck
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
 from nvfp4_studio.calibration import Calibration, Collector
 from nvfp4_studio.converters import (
     Cancelled,
@@ -23,8 +26,6 @@ from nvfp4_studio.converters import (
     verify,
 )
 from nvfp4_studio.converters.formats import fp8
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 Checkpoint = Callable[..., Path]
 QKV, MOD = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_mod.lin"

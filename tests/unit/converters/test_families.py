@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from nvfp4_studio.converters.families import component, detect_family, detect_prefix
 
 KEYS = {

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from nvfp4_studio.converters.errors import SourceError
 from nvfp4_studio.converters.layers import recognise
 from nvfp4_studio.converters.source import open_source
-from safetensors.torch import save_file
 
 Checkpoint = Callable[..., Path]
 MOD = "double_blocks.1.img_mod.lin"

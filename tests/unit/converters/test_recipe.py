@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from nvfp4_studio.converters.errors import PlanError
 from nvfp4_studio.converters.recipe import Blocks, available_recipes, load_recipe, parse_recipe
 
@@ -90,6 +91,14 @@ def test_repeated_blocks_are_found_by_counting() -> None:
     assert _policy("generic", "a.layers.3.norm1", (512, 512), blocks) == "keep"
     assert _policy("generic", "a.layers.3.q", (128, 512), blocks) == "keep"
     assert _policy("generic", "a.layers.3.q", (520, 512), blocks) == "keep"
+
+
+def test_generic_is_not_misled_by_a_prefix_or_by_sd3s_block_names() -> None:
+    for stack in ("model.diffusion_model.layers.", "joint_blocks."):
+        blocks = Blocks({stack: 9})
+        assert _policy("generic", f"{stack}4.attn.qkv", (512, 512), blocks) == "nvfp4"
+        assert _policy("generic", f"{stack}4.img_mod.lin", (512, 512), blocks) == "keep"
+        assert _policy("generic", f"{stack}4.adaLN_modulation.1", (512, 512), blocks) == "keep"
 
 
 def test_weight_only_takes_everything_divisible_by_16() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from nvfp4_studio.converters import convert, report_stem
 from nvfp4_studio.converters.plots import MAX_ROWS, bar_chart, histogram_plot
-from PIL import Image
 
 Checkpoint = Callable[..., Path]
 

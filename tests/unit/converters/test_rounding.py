@@ -9,6 +9,7 @@ from comfy_kitchen.float_utils import _f32_to_floatx_unpacked
 from comfy_kitchen.tensor import TensorCoreNVFP4Layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nvfp4_studio.converters.errors import PlanError
 from nvfp4_studio.converters.formats import fp8, nvfp4
 from nvfp4_studio.converters.rounding import METHODS, Rounding, e2m1, four_over_six, nearest, rounding, targets

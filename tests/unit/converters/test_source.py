@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+
 from nvfp4_studio.converters.errors import SourceError
 from nvfp4_studio.converters.source import open_source
-from safetensors.torch import save_file
 
 
 def _file(path: Path, header: object, data: bytes = b"") -> Path:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvfp4_studio.converters import convert, verify
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from nvfp4_studio.converters import convert, verify
 
 Checkpoint = Callable[..., Path]
 Tensors = dict[str, torch.Tensor]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from nvfp4_studio.converters.errors import ConversionError
 from nvfp4_studio.converters.writer import TensorSpec, Writer, lay_out
-from safetensors.torch import load_file
 
 SPECS = [
     TensorSpec("a", torch.uint8, (3, 5)),

@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+
 from nvfp4_studio.demo.checkpoint import is_block_linear, quantize_fp8, save_fp8
 from nvfp4_studio.demo.model import FluxConfig, FluxTransformer
 from nvfp4_studio.demo.run import SOURCE
 from nvfp4_studio.demo.runtime import load_model
 from nvfp4_studio.demo.sampling import sample
-from safetensors import safe_open
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from nvfp4_studio.demo.attention import rotary_table
 from nvfp4_studio.demo.conditioning import CONTEXT_WIDTH, POOLED_WIDTH, TOKENS, class_conditioning
 from nvfp4_studio.demo.data import COMFY_SCALE, COMFY_SHIFT, fold, from_comfy, unfold
 from nvfp4_studio.demo.model import FluxConfig, FluxTransformer, timestep_features
 from nvfp4_studio.demo.sampling import sample, schedule, start_noise
 from nvfp4_studio.demo.sheet import contact_sheet, psnr
-from torch import nn
 
 SMALL = FluxConfig(hidden=128, double_blocks=1, single_blocks=1)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
+
 from nvfp4_studio.calibration import load
 from nvfp4_studio.converters import verify
 from nvfp4_studio.demo import run
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

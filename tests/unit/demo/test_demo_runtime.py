@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy_kitchen.tensor import QuantizedTensor, TensorCoreFP8Layout, TensorCoreNVFP4Layout
+from safetensors.torch import load_file, save_file
+
 from nvfp4_studio.calibration import linear_layers
 from nvfp4_studio.demo.checkpoint import save_fp8
 from nvfp4_studio.demo.conditioning import class_conditioning
 from nvfp4_studio.demo.model import FluxConfig, FluxTransformer
 from nvfp4_studio.demo.runtime import Linear, layer_metadata, load_model
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
