@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,16 +10,22 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..calibration import DEFAULT_POLICY, POLICIES, load
-from ..converters.convert import convert
-from ..converters.errors import Cancelled
-from ..converters.families import component, detect_family
-from ..converters.plan import LAYOUTS, Options
-from ..converters.recipe import available_recipes
-from ..converters.rounding import DEFAULT_ROUNDING, ROUNDINGS
-from ..converters.source import open_source
-from . import host, names
+from ..converters import (
+    DEFAULT_ROUNDING,
+    LAYOUTS,
+    ROUNDINGS,
+    Cancelled,
+    Options,
+    available_recipes,
+    convert,
+    detect_family,
+    open_source,
+    report_stem,
+)
+from ..converters.families import component
+from . import earlier, host, names
 from .gate import TOKEN_INPUT, gate
-from .texts import conversion_text, idle_text
+from .texts import idle_text
 
 AUTO = "auto"
 STATUS_SECONDS = 0.3
@@ -135,31 +140,41 @@ class NVFP4Convert(io.ComfyNode):
         path = host.source_path(source)
         if recipe != AUTO and recipe not in available_recipes():
             raise host.HostError(f"There is no recipe {recipe!r}: choose one of the list.")
-        statistics = None if calibration == host.NONE else load(host.existing_calibration(calibration))
+        statistics = None if calibration == host.NONE else host.existing_calibration(calibration)
         target = host.output_path(name, all_in_one=layout != "diffusion-model" and is_all_in_one(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if host.device() == "cuda":
-            host.free_memory(DEVICE_BYTES)
-        try:
-            report = convert(
-                path,
-                target,
-                Options(None if recipe == AUTO else recipe, rounding, input_scale, layout),
-                calibration=statistics,
-                device=host.device(),
-                overwrite=overwrite,
-                progress=_progress(node_id),
-                cancelled=host.cancelled,
-            )
-        except Cancelled:
-            host.show_text(node_id, f"{name}: cancelled, nothing was written.")
-            host.raise_if_cancelled()
-            raise
-        report.write(host.report_stem(target))
-        text = conversion_text(report.summary, target.name)
+        options = Options(None if recipe == AUTO else recipe, rounding, input_scale, layout)
+        if overwrite or not earlier.is_current(target, path, statistics, options):
+            _convert(node_id, path, target, options, statistics, overwrite=overwrite)
+            host.refresh_lists()
+        text = earlier.text_of(target) or idle_text(target.name, exists=True)
         host.show_text(node_id, text)
-        host.refresh_lists()
         return _shown(text)
+
+
+def _convert(
+    node_id: str, source: Path, target: Path, options: Options, statistics: Path | None, *, overwrite: bool
+) -> None:
+    """Convert and write the report beside the file; ComfyUI's own interrupt is raised when it was cancelled."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if host.device() == "cuda":
+        host.free_memory(DEVICE_BYTES)
+    try:
+        report = convert(
+            source,
+            target,
+            options,
+            calibration=load(statistics) if statistics else None,
+            calibration_name=statistics.stem if statistics else None,
+            device=host.device(),
+            overwrite=overwrite,
+            progress=_progress(node_id),
+            cancelled=host.cancelled,
+        )
+    except (Cancelled, host.Interrupted):
+        host.show_text(node_id, f"{target.name}: cancelled, nothing was written.")
+        host.raise_if_cancelled()
+        raise
+    report.write(report_stem(target))
 
 
 def is_all_in_one(path: Path) -> bool:
@@ -186,15 +201,10 @@ def _output_name(source: str, output_name: str) -> str:
 
 def _idle(name: str, source: str) -> str:
     """The text of an ordinary Run: what there is already, or what the button would do."""
-    for path in host.output_candidates(name):
-        if path.is_file():
-            stem = host.report_stem(path)
-            try:
-                summary = json.loads(stem.with_name(stem.name + ".json").read_text("utf-8"))["summary"]
-                return conversion_text(summary, path.name)
-            except (OSError, ValueError, KeyError, TypeError):
-                return idle_text(path.name, exists=True)
-    return idle_text(source, exists=False)
+    there = next((path for path in host.output_candidates(name) if path.is_file()), None)
+    if there is None:
+        return idle_text(source, exists=False)
+    return earlier.text_of(there) or idle_text(there.name, exists=True)
 
 
 def _progress(node_id: str) -> Callable[[int, int, str], None]:

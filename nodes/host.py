@@ -30,6 +30,10 @@ SOURCE_SUFFIXES = (".safetensors", ".sft")
 NONE = "none"
 
 
+Interrupted = comfy.model_management.InterruptProcessingException
+"""What a cancel raises. A BaseException: ``except Exception`` does not see it."""
+
+
 class HostError(StudioError):
     """ComfyUI lacks something that a node needs, or a file that a widget names is not there."""
 
@@ -132,11 +136,6 @@ def output_path(name: str, *, all_in_one: bool) -> Path:
 def output_candidates(name: str) -> list[Path]:
     """Both places where a conversion of this name may lie."""
     return [output_path(name, all_in_one=all_in_one) for all_in_one in (False, True)]
-
-
-def report_stem(output: Path) -> Path:
-    """``<name>.report`` beside the output; the report's files add their suffixes."""
-    return output.with_name(output.name[: -len(names.SUFFIX)] + ".report")
 
 
 # Running

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calibration import Calibration
 
 NAMED_LAYERS = 3
+NAMED_WARNINGS = 2
 
 
 def before_sampling(stored: Calibration | None, name: str, *, restart: bool) -> str:
@@ -57,11 +58,11 @@ def coverage_text(calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def conversion_text(summary: Mapping[str, Any], name: str) -> str:
-    """The result of a conversion: file, size, ratio, mean and worst layer error."""
+def conversion_text(summary: Mapping[str, Any], name: str, warnings: Sequence[str] = ()) -> str:
+    """The result of a conversion: file, size, ratio, mean and worst layer error, warnings."""
     lines = [
         f"{name}",
-        f"{size(summary['source_bytes'])} -> {size(summary['output_bytes'])} ({summary['ratio']:.0%} of the source), "
+        f"{size(summary['source_bytes'])} → {size(summary['output_bytes'])} ({summary['ratio']:.0%} of the source)",
         f"{summary['nvfp4_layers']} layers NVFP4, {summary['fp8_layers']} FP8",
     ]
     if summary.get("mean_sqnr_db") is not None:
@@ -69,15 +70,16 @@ def conversion_text(summary: Mapping[str, Any], name: str) -> str:
             f"Weight error: mean {summary['mean_sqnr_db']:.1f} dB SQNR, "
             f"worst {summary['worst_sqnr_db']:.1f} dB in {summary['worst_layer']}"
         )
-    warnings = summary.get("warnings") or ()
-    lines.extend(str(warning) for warning in list(warnings)[:NAMED_LAYERS] if isinstance(warnings, (list, tuple)))
+    lines.extend(f"Warning: {warning}" for warning in warnings[:NAMED_WARNINGS])
+    if len(warnings) > NAMED_WARNINGS:
+        lines.append(f"{len(warnings) - NAMED_WARNINGS} more warnings in the report beside the file.")
     return "\n".join(lines)
 
 
 def idle_text(name: str, *, exists: bool) -> str:
     """What the convert node says when nobody pressed its button."""
     if exists:
-        return f"{name} is there already. Press the button to convert again, with overwrite on."
+        return f"{name} is there already. Press the button with overwrite on to convert again."
     return f"Press the button to convert {name}. An ordinary Run does not convert."
 
 

@@ -10,6 +10,11 @@ const REFRESH_EVENT = "nvfp4_studio.refresh";
 const STATUS_OUTPUT = "nvfp4_status";
 const TOKEN_ROUTE = "/nvfp4_studio/conversion_token";
 
+const LOADERS = {
+  CheckpointLoaderSimple: { folder: "checkpoints", widget: "ckpt_name" },
+  UNETLoader: { folder: "diffusion_models", widget: "unet_name" },
+};
+
 const rootGraph = () => app.rootGraph ?? app.graph;
 
 function showOutput(node, output) {
@@ -53,6 +58,15 @@ function addButton(node) {
   button.tooltip = "Queue this node alone. An ordinary Run does not convert.";
 }
 
+function addConvertNode(loader, { folder, widget }) {
+  const file = loader.widgets?.find((candidate) => candidate.name === widget)?.value;
+  const node = globalThis.LiteGraph.createNode("NVFP4Convert");
+  node.pos = [loader.pos[0], loader.pos[1] + loader.size[1] + 60];
+  loader.graph.add(node);
+  const source = node.widgets.find((candidate) => candidate.name === "source");
+  if (file && source.options.values.includes(`${folder}/${file}`)) source.value = `${folder}/${file}`;
+}
+
 app.registerExtension({
   name: "nvfp4-studio",
 
@@ -72,6 +86,11 @@ app.registerExtension({
       onExecuted?.call(this, output);
       showOutput(this, output);
     };
+  },
+
+  getNodeMenuItems(node) {
+    const loader = LOADERS[node.comfyClass];
+    return loader ? [{ content: "Convert to NVFP4…", callback: () => addConvertNode(node, loader) }] : [];
   },
 
   onNodeOutputsUpdated(outputs) {

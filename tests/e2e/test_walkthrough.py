@@ -43,7 +43,12 @@ def walk(
 ) -> Any:
     """One walk through the frontend with this renderer, and what was seen."""
     vue = request.param != "canvas"
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": "en"}
+    settings = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": vue,
+        "Comfy.Minimap.Visible": False,
+        "Comfy.Locale": "en",
+    }
     server = start_server("--cache-classic", settings=settings)
     shot = Path(os.environ.get("NVFP4_SCREENSHOTS") or tmp_path_factory.mktemp("shots")) / f"{request.param}.png"
     asked = {"url": server.url, "vue": vue, "checkpoint": "aio.safetensors", "screenshot": str(shot)}
@@ -78,7 +83,7 @@ def test_the_button_queues_its_own_node_alone_with_a_token(walk: dict[str, Any])
 
 def test_the_node_shows_the_result(walk: dict[str, Any]) -> None:
     lines = walk["converted"].splitlines()
-    assert lines[0] == "aio-nvfp4.safetensors" and "% of the source" in lines[1] and "worst" in lines[2]
+    assert lines[0] == "aio-nvfp4.safetensors" and "% of the source" in lines[1] and "worst" in lines[3]
     assert walk["visible"]
 
 
@@ -89,3 +94,7 @@ def test_the_workflow_keeps_its_eight_values_and_no_token(walk: dict[str, Any]) 
 def test_the_browser_saw_no_error(walk: dict[str, Any]) -> None:
     assert walk["errors"] == []
     assert walk["shot"].stat().st_size > 10_000
+
+
+def test_a_loader_offers_to_convert_its_file(walk: dict[str, Any]) -> None:
+    assert walk["added"] == {"content": "Convert to NVFP4…", "source": "checkpoints/aio.safetensors", "other": 0}

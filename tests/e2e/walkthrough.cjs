@@ -33,7 +33,7 @@ async function load(page) {
       widgets(node.convert)[2] = "weight-only";
       widgets(node.latent).splice(0, 2, 256, 256);
       widgets(node.sampler)[2] = 8;
-      await window.app.loadGraphData(workflow);
+      await window.app.loadGraphData(workflow, true, true, "nvfp4_calibrate_and_convert");
     },
     { checkpoint: request.checkpoint, node: NODE },
   );
@@ -60,8 +60,20 @@ async function pressButton(page) {
 }
 
 async function fit(page) {
+  await page.mouse.move(5, 5);
+  await page.evaluate(() => window.app.canvas.deselectAll());
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
   await page.waitForTimeout(800);
+}
+
+function addFromMenu(id) {
+  const { app } = window;
+  const loader = app.rootGraph.getNodeById(id);
+  const extension = app.extensions.find((found) => found.name === "nvfp4-studio");
+  const items = extension.getNodeMenuItems(loader);
+  items[0].callback();
+  const newest = app.rootGraph.nodes.filter((node) => node.comfyClass === "NVFP4Convert").at(-1);
+  return { content: items[0].content, source: newest.widgets[0].value, other: extension.getNodeMenuItems(newest).length };
 }
 
 async function visit(page, errors) {
@@ -101,7 +113,8 @@ async function visit(page, errors) {
   const values = JSON.parse(saved).nodes.find((n) => n.id === NODE.convert).widgets_values;
   const tokens = prompts.map((p) => p.prompt[String(NODE.convert)]?.inputs?.conversion_token ?? null);
   const targets = prompts.map((p) => p.partial_execution_targets);
-  return { calibrated, report, ordinary, converted, tokens, targets, values, visible, saved_token: /conversion_token/.test(saved) };
+  const added = await page.evaluate(addFromMenu, NODE.loader);
+  return { added, calibrated, report, ordinary, converted, tokens, targets, values, visible, saved_token: /conversion_token/.test(saved) };
 }
 
 (async () => {

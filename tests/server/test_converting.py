@@ -90,11 +90,20 @@ def test_an_existing_file_is_kept_unless_overwriting_is_allowed(server: Any) -> 
     server.run(pressed(server, **inputs), targets=["5"])
     path = server.base / "output/diffusion_models/kept.safetensors"
     before = path.stat().st_ino
-    entry = server.run(pressed(server, **inputs), targets=["5"])
+    entry = server.run(pressed(server, **inputs, rounding="nearest"), targets=["5"])
     assert entry["status"]["status_str"] == "error" and "kept.safetensors" in failure_of(entry)["exception_message"]
     assert path.stat().st_ino == before
     entry = server.run(pressed(server, **inputs, overwrite=True), targets=["5"])
     assert entry["status"]["status_str"] == "success" and path.stat().st_ino != before
+
+
+def test_the_same_conversion_is_not_done_twice(server: Any) -> None:
+    inputs = {"source": "diffusion_models/flux.safetensors", "output_name": "once"}
+    first = server.run(pressed(server, **inputs), targets=["5"])
+    path = server.base / "output/diffusion_models/once.safetensors"
+    before = path.stat().st_ino
+    again = server.run(pressed(server, **inputs), targets=["5"])
+    assert status_of(again) == status_of(first) and path.stat().st_ino == before
 
 
 def test_cancel_stops_within_two_seconds_and_leaves_no_file(server: Any) -> None:
@@ -119,16 +128,24 @@ def test_an_all_in_one_file_goes_to_the_checkpoints(server: Any) -> None:
     entry = server.run(pressed(server, source="checkpoints/aio.safetensors"), targets=["5"])
     assert entry["status"]["status_str"] == "success", failure_of(entry)
     assert "aio-nvfp4.safetensors" in server.options("CheckpointLoaderSimple", "ckpt_name")
-    entry = server.run(
-        pressed(server, source="checkpoints/aio.safetensors", layout="diffusion-model"), targets=["5"]
-    )
+    entry = server.run(pressed(server, source="checkpoints/aio.safetensors", layout="diffusion-model"), targets=["5"])
     assert entry["status"]["status_str"] == "success", failure_of(entry)
     assert "aio-nvfp4.safetensors" in server.options("UNETLoader", "unet_name")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../escaped", "/tmp/escaped", "C:\\escaped", "\\\\host\\share\\x", "a/../../escaped", "nul", "COM1.x", "a\0b", "x:y"],
+    [
+        "../escaped",
+        "/tmp/escaped",
+        "C:\\escaped",
+        "\\\\host\\share\\x",
+        "a/../../escaped",
+        "nul",
+        "COM1.x",
+        "a\0b",
+        "x:y",
+    ],
 )
 @pytest.mark.parametrize("widget", ["output_name", "source", "calibration"])
 def test_hostile_names_are_refused_before_anything_runs(classic_server: Any, widget: str, name: str) -> None:
