@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -80,19 +82,23 @@ def convert(
         if target.exists() and os.path.samefile(source.path, target):
             raise ConversionError(f"The output {target} is the source itself; choose another name.")
         plan = make_plan(source, options, calibration, calibration_name)
-        with Writer(target, plan.specs(), plan.metadata, overwrite=overwrite) as writer:
+        with Writer(
+            target, plan.specs(), plan.metadata, overwrite=overwrite, fingerprint=_fingerprint(source, plan)
+        ) as writer:
             total = 2 * writer.size
             done = 0
             for layer in plan.layers:
                 check()
                 progress(done, total, f"writing {layer.name}")
-                for name, tensor in _tensors(source, plan, layer, chosen, check):
-                    writer.write(name, tensor)
+                if not writer.done.issuperset(spec.name for spec in layer.outputs):
+                    for name, tensor in _tensors(source, plan, layer, chosen, check):
+                        writer.write(name, tensor)
                 done += layer.bytes_after
             for copy in plan.copies:
                 check()
                 progress(done, total, f"copying {copy.spec.name}")
-                writer.write_bytes(copy.spec.name, _checked(source.chunks(copy.source_name), check))
+                if copy.spec.name not in writer.done:
+                    writer.write_bytes(copy.spec.name, _checked(source.chunks(copy.source_name), check))
                 done += copy.spec.nbytes
             progress(writer.size, total, "writing to disk")
             temporary = writer.finish()
@@ -112,6 +118,15 @@ def convert(
             writer.commit()
             progress(total, total, "done")
     return Report(plan, verification, target.name, time.monotonic() - started)
+
+
+def _fingerprint(source: Source, plan: Plan) -> str:
+    """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source."""
+    stat = source.path.stat()
+    decided = json.dumps(
+        [plan.to_json(), dict(plan.metadata), str(source.path.resolve()), stat.st_size, stat.st_mtime_ns]
+    )
+    return hashlib.sha256(decided.encode()).hexdigest()
 
 
 @contextlib.contextmanager

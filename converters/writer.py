@@ -20,10 +20,15 @@ from typing import BinaryIO
 import torch
 
 from .errors import ConversionError
+from .journal import Journal, lock
 from .source import CODES
 
 SPACE_RESERVE = 16 << 20
 """Free bytes that must remain after the file: reports and the file system's own needs."""
+
+
+SYNC_BYTES = 256 << 20
+"""How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
 
 
 @dataclass(frozen=True)
@@ -69,29 +74,92 @@ def lay_out(
 
 
 class Writer:
-    """A safetensors file in the making. Use as a context manager; leaving it without ``commit`` removes the file."""
+    """A safetensors file in the making. Use as a context manager.
 
-    def __init__(self, target: Path, specs: Iterable[TensorSpec], metadata: Mapping[str, str], *, overwrite: bool):
-        """Check the target, the free space, and write the header.
+    Leaving it without ``commit`` removes everything. A process that is killed leaves the temporary file
+    and its journal behind: the next ``Writer`` for the same target with the same ``fingerprint`` goes on
+    from there (``done`` names what need not be written again), any other one starts anew.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        specs: Iterable[TensorSpec],
+        metadata: Mapping[str, str],
+        *,
+        overwrite: bool,
+        fingerprint: str = "",
+    ):
+        """Check the target and the free space, lock the temporary file, write the header.
+
+        Args:
+            target: the file to be.
+            specs: every tensor that will be written.
+            metadata: the header's ``__metadata__``.
+            overwrite: whether an existing target may be replaced.
+            fingerprint: tells conversions apart that would write other bytes.
 
         Raises:
-            ConversionError: the target exists, its folder does not, too little space, or no permission.
+            ConversionError: the target exists, its folder does not, too little space, no permission, or
+                another conversion is writing to the same target.
         """
         self.target = target
-        self.temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        self.temporary = target.with_name(f".{target.name}.part")
         head, self._places = lay_out(specs, metadata)
         self.size = len(head) + sum(spec.nbytes for _, spec in self._places.values())
+        self.done: frozenset[str] = frozenset()
         self._missing = set(self._places)
+        self._unsynced: list[str] = []
+        self._unsynced_bytes = 0
         self._overwrite = overwrite
-        self._file: BinaryIO | None = None
+        self._journal = Journal(target.with_name(f".{target.name}.journal"), fingerprint)
         self._check_target()
         try:
-            self._file = self.temporary.open("w+b")
-            self._file.write(head)
-            self._file.truncate(self.size)
+            self._file: BinaryIO | None = self._locked()
+        except OSError as error:
+            raise _explained(error, target) from error
+        try:
+            self._check_space()
+            self._begin(head)
         except OSError as error:
             self.abort()
             raise _explained(error, target) from error
+        except ConversionError:
+            self.abort()
+            raise
+
+    def _locked(self) -> BinaryIO:
+        """Open and lock the temporary file. Another process may rename or remove it in between: then try again."""
+        while True:
+            file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b")
+            if not lock(file):
+                file.close()
+                raise ConversionError(
+                    f"Another conversion is writing {self.target}; wait for it or choose another name."
+                )
+            try:
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.temporary)):
+                    return file
+            except FileNotFoundError:
+                pass
+            file.close()
+
+    def _begin(self, head: bytes) -> None:
+        """Write the header, or find that a killed run wrote it and go on after what is on disk."""
+        assert self._file is not None
+        self._file.seek(0, os.SEEK_END)
+        complete = self._file.tell() == self.size
+        self._file.seek(0)
+        if complete and self._file.read(len(head)) == head:
+            self.done = frozenset(self._journal.resume() & self._missing)
+        if not self.done:
+            self._file.seek(0)
+            self._file.truncate(0)
+            self._file.write(head)
+            self._file.truncate(self.size)
+            self._file.flush()
+        self._missing -= self.done
+        self._journal.start(set(self.done))
 
     def __enter__(self) -> Writer:
         return self
@@ -129,6 +197,22 @@ class Writer:
                 f"{name} was planned with {spec.nbytes} bytes but came out with {written}; please report this."
             )
         self._missing.discard(name)
+        self._unsynced.append(name)
+        self._unsynced_bytes += written
+        if self._unsynced_bytes >= SYNC_BYTES:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Put what was written on disk, and only then into the journal."""
+        assert self._file is not None
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._journal.add(self._unsynced)
+        except OSError as error:
+            raise _explained(error, self.target) from error
+        self._unsynced = []
+        self._unsynced_bytes = 0
 
     def finish(self) -> Path:
         """Put everything on disk and return the temporary path, for verification.
@@ -140,45 +224,48 @@ class Writer:
             raise ConversionError(
                 f"{len(self._missing)} planned tensors were not written, first {min(self._missing)}; please report this."
             )
-        assert self._file is not None
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-        except OSError as error:
-            raise _explained(error, self.target) from error
-        self._file = None
+        self._sync()
         return self.temporary
 
     def commit(self) -> None:
         """Give the finished file its name."""
-        self._check_target(space=False)
+        assert self._file is not None
+        self._check_target()
         try:
+            self._file.close()  # Windows renames no open file
             os.replace(self.temporary, self.target)
+            self._file = None
             _sync_folder(self.target.parent)
+            self._journal.remove()
         except OSError as error:
             raise _explained(error, self.target) from error
 
     def abort(self) -> None:
-        """Remove the temporary file, if it is still there."""
+        """Remove the temporary file and the journal, if they are still there and ours."""
+        if self._file is None:
+            return
         try:
-            if self._file is not None:
-                self._file.close()
+            self._file.close()
         except OSError:
             pass  # what was still buffered is thrown away on purpose
         finally:
             self._file = None
             self.temporary.unlink(missing_ok=True)
+            self._journal.remove()
 
-    def _check_target(self, space: bool = True) -> None:
+    def _check_target(self) -> None:
         if not self.target.parent.is_dir():
             raise ConversionError(
                 f"The folder {self.target.parent} does not exist; create it or choose another output."
             )
         if self.target.is_dir() or (self.target.exists() and not self._overwrite):
             raise ConversionError(f"{self.target} exists already; choose another name or allow overwriting.")
-        free = shutil.disk_usage(self.target.parent).free
-        if space and free < self.size + SPACE_RESERVE:
+
+    def _check_space(self) -> None:
+        assert self._file is not None
+        allocated = getattr(os.fstat(self._file.fileno()), "st_blocks", 0) * 512
+        free = shutil.disk_usage(self.target.parent).free + allocated
+        if free < self.size + SPACE_RESERVE:
             raise ConversionError(
                 f"{self.target.parent} has {free / 1e9:.2f} GB free but the output needs {self.size / 1e9:.2f} GB; "
                 "make room or choose another folder."

@@ -1,0 +1,94 @@
+"""What lets a conversion that was killed go on: a journal beside the temporary file, and a lock on it.
+
+The journal's first line is the fingerprint of the conversion; each later line names tensors that are
+on disk, not only in the system's memory, when the line is written. A conversion whose fingerprint
+differs starts anew. The lock is the operating system's and ends with its process, however that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_JOURNAL_BYTES = 64 << 20
+
+
+class Journal:
+    """Names of finished tensors of one conversion."""
+
+    def __init__(self, path: Path, fingerprint: str):
+        self._path = path
+        self._fingerprint = fingerprint
+        self._file: BinaryIO | None = None
+
+    def resume(self) -> set[str]:
+        """Return what an earlier run with the same fingerprint finished; empty when there was none."""
+        try:
+            if self._path.stat().st_size > MAX_JOURNAL_BYTES:
+                return set()
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return set()
+        names: set[str] = set()
+        for number, line in enumerate(lines[:-1]):  # what follows the last newline was cut off by the kill
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                return set()
+            if number == 0 and entry != self._fingerprint:
+                return set()
+            if number > 0 and isinstance(entry, list):
+                names.update(str(name) for name in entry)
+        return names
+
+    def start(self, done: set[str]) -> None:
+        """Write the journal anew with what is already done, and keep it open."""
+        self._file = self._path.open("wb")
+        self._append(self._fingerprint)
+        self._append(sorted(done))
+
+    def add(self, names: list[str]) -> None:
+        """Record tensors that are on disk."""
+        self._append(names)
+
+    def remove(self) -> None:
+        """Close and delete the journal."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._path.unlink(missing_ok=True)
+
+    def _append(self, entry: str | list[str]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def lock(file: BinaryIO) -> bool:
+    """Try to take the exclusive lock on an open file; False when another process has it.
+
+    On Windows a locked range cannot be written, so a byte far beyond any file's end is locked there.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        position = file.tell()
+        file.seek(1 << 60)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            file.seek(position)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

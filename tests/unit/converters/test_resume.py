@@ -1,0 +1,159 @@
+"""Killed at any moment: the target is absent or complete, the source untouched, and the next run goes on.
+
+``NVFP4_STUDIO_KILLS=50 pytest tests/unit/converters/test_resume.py`` is the long run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nvfp4_studio.converters import ConversionError, Options, convert, verify, writer
+from nvfp4_studio.converters.journal import Journal
+
+Checkpoint = Callable[..., Path]
+KILLS = int(os.environ.get("NVFP4_STUDIO_KILLS", "6"))
+
+CHILD = """
+import sys
+from nvfp4_studio.converters import Options, convert, writer
+writer.SYNC_BYTES = 1 << 20
+print("ready", flush=True)
+convert(sys.argv[1], sys.argv[2], Options(recipe="weight-only"), progress=lambda done, total, label: print(label, flush=True))
+"""
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """48 layers of 1024×1024 in BF16: about 100 MB, a conversion of one to two seconds."""
+    generator = torch.Generator().manual_seed(3)
+    weights = {
+        f"blocks.{index}.mlp.weight": torch.randn(1024, 1024, generator=generator).bfloat16() for index in range(48)
+    }
+    save_file(weights, tmp_path / "large.safetensors")
+    return tmp_path / "large.safetensors"
+
+
+def test_kills_at_random_moments(large: Path, tmp_path: Path) -> None:
+    uninterrupted = tmp_path / "whole" / "out.safetensors"
+    uninterrupted.parent.mkdir()
+    started = time.monotonic()
+    report = convert(large, uninterrupted, Options(recipe="weight-only"))
+    duration = time.monotonic() - started
+    source_digest, wanted = _digest(large), _digest(uninterrupted)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    target = folder / "out.safetensors"
+    chance = random.Random(11)
+    resumed = 0
+    for _ in range(KILLS):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(large), str(target)], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0, duration * 1.3))
+        child.kill()
+        child.communicate()
+        assert _digest(large) == source_digest
+        if target.exists():
+            assert _digest(target) == wanted
+            target.unlink()
+        elif (folder / ".out.safetensors.journal").exists():
+            resumed += (folder / ".out.safetensors.journal").read_bytes().count(b"\n") > 2
+    final = convert(large, target, Options(recipe="weight-only"))
+    assert _digest(target) == wanted
+    assert final.verification.problems == () and len(final.plan.layers) == len(report.plan.layers)
+    assert sorted(path.name for path in folder.iterdir()) == ["out.safetensors"]
+    assert resumed > 0, "no kill fell into the writing: nothing was resumed"
+
+
+def test_a_resumed_run_writes_only_what_is_missing(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state that a kill leaves is made by copying it away in the middle."""
+    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    saved: dict[str, bytes] = {}
+
+    def snapshot(done: int, total: int, label: str) -> None:
+        if label == "writing double_blocks.1.img_attn.qkv":
+            saved.update({path.name: path.read_bytes() for path in tmp_path.glob(".out*")})
+
+    convert(source, target, progress=snapshot)
+    wanted = _digest(target)
+    target.unlink()
+    assert saved.keys() == {".out.safetensors.part", ".out.safetensors.journal"}
+    for name, data in saved.items():
+        (tmp_path / name).write_bytes(data)
+    written: list[str] = []
+    original = writer.Writer.write_bytes
+    monkeypatch.setattr(
+        writer.Writer, "write_bytes", lambda self, name, chunks: (written.append(name), original(self, name, chunks))[1]
+    )
+    convert(source, target)
+    assert _digest(target) == wanted and verify(source, target).problems == ()
+    assert "double_blocks.1.img_attn.qkv.weight" in written
+    assert "double_blocks.0.img_attn.qkv.weight" not in written
+
+
+@pytest.mark.parametrize("change", ["options", "source"])
+def test_what_another_conversion_left_is_not_used(
+    change: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    saved: dict[str, bytes] = {}
+    convert(
+        source,
+        target,
+        progress=lambda *_: saved.update({path.name: path.read_bytes() for path in tmp_path.glob(".out*")}),
+    )
+    target.unlink()
+    options = Options()
+    if change == "options":
+        options = Options(rounding="nearest")
+    else:
+        os.utime(source, ns=(1, 1))
+    convert(source, tmp_path / "fresh.safetensors", options)
+    for name, data in saved.items():
+        (tmp_path / name).write_bytes(data)
+    convert(source, target, options)
+    assert _digest(target) == _digest(tmp_path / "fresh.safetensors")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_two_conversions_to_one_target(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    refused: list[str] = []
+
+    def second(done: int, total: int, label: str) -> None:
+        if not refused:
+            with pytest.raises(ConversionError, match="Another conversion is writing") as error:
+                convert(source, target)
+            refused.append(str(error.value))
+
+    convert(source, target, progress=second)
+    assert refused and verify(source, target).problems == ()
+
+
+DAMAGED = [b"", b"\n", b"\xff\xfe\n", b'"other"\n["a"]\n', b'"mine"\n{"a": 1}\n', b'"mine"\n["a"', b'["a"]\n["b"]\n']
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_journal_means_a_fresh_start(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(data)
+    assert Journal(tmp_path / "j", "mine").resume() == set()
