@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from ..calibration import Calibration
 from .decide import make_plan
 from .errors import Cancelled, ConversionError, VerificationError
 from .formats import fp8, nvfp4, tags
+from .pipeline import default_workers, one_thread, ordered
 from .plan import LayerDecision, Options, Plan
 from .report import Report
 from .rounding import rounding
@@ -45,6 +45,7 @@ def convert(
     calibration_name: str | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    workers: int | None = None,
     progress: Progress = no_progress,
     cancelled: Callable[[], bool] = never,
 ) -> Report:
@@ -61,6 +62,8 @@ def convert(
         calibration_name: how plan, report and header call it.
         device: ``auto`` (CUDA where there is one), ``cuda`` or ``cpu``.
         overwrite: replace an existing target.
+        workers: threads that read and quantize ahead of the writing; None for one a core, at most 4.
+            Memory is about that many of the largest tensor; the bytes do not depend on it.
         progress: see ``Progress``; the whole is twice the output's size, writing and verifying.
         cancelled: asked several times a second; True ends the conversion and leaves nothing behind.
 
@@ -73,6 +76,7 @@ def convert(
     if target.suffix != ".safetensors":
         raise ConversionError(f"The output {target.name} must end in .safetensors, which ComfyUI's loaders list.")
     chosen = _device(device)
+    workers = workers or default_workers()
 
     def check() -> None:
         if cancelled():
@@ -87,12 +91,18 @@ def convert(
         ) as writer:
             total = 2 * writer.size
             done = 0
-            for layer in plan.layers:
+
+            def produce(layer: LayerDecision) -> list[tuple[str, torch.Tensor]]:
+                check()
+                if writer.done.issuperset(spec.name for spec in layer.outputs):
+                    return []
+                return list(_tensors(source, plan, layer, chosen, check))
+
+            for layer, tensors in ordered(produce, plan.layers, workers):
                 check()
                 progress(done, total, f"writing {layer.name}")
-                if not writer.done.issuperset(spec.name for spec in layer.outputs):
-                    for name, tensor in _tensors(source, plan, layer, chosen, check):
-                        writer.write(name, tensor)
+                for name, tensor in tensors:
+                    writer.write(name, tensor)
                 done += layer.bytes_after
             for copy in plan.copies:
                 check()
@@ -107,6 +117,7 @@ def convert(
                     source,
                     written,
                     expected=plan.specs(),
+                    workers=workers,
                     progress=lambda part, _, label: progress(writer.size + part, total, label),
                     cancelled=cancelled,
                 )
@@ -127,21 +138,6 @@ def _fingerprint(source: Source, plan: Plan) -> str:
         [plan.to_json(), dict(plan.metadata), str(source.path.resolve()), stat.st_size, stat.st_mtime_ns]
     )
     return hashlib.sha256(decided.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch on one CPU thread within the block.
-
-    The work is done in pieces that fit a cache, too small to share; on a busy machine the helper
-    threads' spinning made a conversion seven times slower. The previous number is restored.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,10 @@ class TensorInfo:
 
 
 class Source:
-    """A checkpoint opened for reading. Use as a context manager; only the header is kept in memory."""
+    """A checkpoint opened for reading. Use as a context manager; only the header is kept in memory.
+
+    Reading is safe from several threads at once.
+    """
 
     def __init__(self, path: Path, file: BinaryIO, metadata: dict[str, str], tensors: dict[str, TensorInfo]):
         self.path = path
@@ -69,6 +73,7 @@ class Source:
         self.tensors = tensors
         self.size = path.stat().st_size
         self._file = file
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Source:
         return self
@@ -107,8 +112,9 @@ class Source:
     def _read(self, start: int, count: int) -> bytearray:
         data = bytearray(count)
         try:
-            self._file.seek(start)
-            got = self._file.readinto(data)  # type: ignore[attr-defined]
+            with self._lock:
+                self._file.seek(start)
+                got = self._file.readinto(data)  # type: ignore[attr-defined]
         except OSError as error:
             raise SourceError(
                 f"{self.path} cannot be read at byte {start} ({error}); check the disk or copy it."

@@ -15,6 +15,7 @@ from .errors import Cancelled
 from .families import component, detect_prefix
 from .formats import fp8, nvfp4
 from .layers import FP8_FORMATS, METADATA_KEY, Recognised, SourceLayer, recognise
+from .pipeline import default_workers, one_thread, ordered
 from .source import Source, open_source
 from .writer import TensorSpec
 
@@ -78,7 +79,7 @@ def verify(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Verification:
     """Verify a file on disk against its source. See ``verify_sources``."""
-    with open_source(source_path) as source, open_source(converted_path) as converted:
+    with one_thread(), open_source(source_path) as source, open_source(converted_path) as converted:
         return verify_sources(source, converted, progress=progress, cancelled=cancelled)
 
 
@@ -87,6 +88,7 @@ def verify_sources(
     converted: Source,
     *,
     expected: Iterable[TensorSpec] | None = None,
+    workers: int | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, label: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Verification:
@@ -96,6 +98,7 @@ def verify_sources(
         source: what was converted.
         converted: the result.
         expected: the plan's declarations; None skips the comparison with a plan.
+        workers: threads; None for one a core, at most 4.
         progress: called with bytes of ``converted`` done and in all.
         cancelled: asked between pieces; True raises ``Cancelled``.
     """
@@ -103,27 +106,32 @@ def verify_sources(
     before, after = recognise(source), recognise(converted)
     problems += _metadata_problems(converted, after)
     prefix = _dropped_prefix(source, converted)
+    part = detect_prefix(converted.tensors)
     errors = []
     done = 0
-    for name, info in converted.tensors.items():
+
+    def examine(name: str) -> tuple[list[str], LayerError | None]:
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
-        progress(done, converted.size, f"verifying {name}")
-        done += info.nbytes
-        layer = after.layers.get(name[: -len(".weight")]) if name.endswith(".weight") else None
         if name in after.descriptions:
-            continue
+            return [], None
+        layer = after.layers.get(name[: -len(".weight")]) if name.endswith(".weight") else None
         original = name if name in source.tensors else prefix + name
         if original not in source.tensors:
-            problems.append(f"{name} has no counterpart in the source")
-        elif layer is not None and layer.format in (nvfp4.NAME, *FP8_FORMATS.values()) and layer.tag is not None:
-            broken = _broken_scales(converted, layer, component(name, detect_prefix(converted.tensors)))
-            problems += broken
-            if not broken:
-                counterpart = before.layers[original[: -len(".weight")]]
-                errors.append(_measure(source, counterpart, converted, layer, cancelled))
-        elif not _equal_bytes(source, original, converted, name):
-            problems.append(f"{name} differs from the source although it was to be copied")
+            return [f"{name} has no counterpart in the source"], None
+        if layer is not None and layer.format in (nvfp4.NAME, *FP8_FORMATS.values()) and layer.tag is not None:
+            broken = _broken_scales(converted, layer, component(name, part))
+            counterpart = before.layers[original[: -len(".weight")]]
+            return broken, None if broken else _measure(source, counterpart, converted, layer, cancelled)
+        if not _equal_bytes(source, original, converted, name):
+            return [f"{name} differs from the source although it was to be copied"], None
+        return [], None
+
+    for name, (found, error) in ordered(examine, converted.tensors, workers or default_workers()):
+        progress(done, converted.size, f"verifying {name}")
+        done += converted.tensors[name].nbytes
+        problems += found
+        errors += [error] if error else []
     return Verification(tuple(errors), tuple(problems), len(converted.tensors))
 
 

@@ -217,11 +217,12 @@ def test_the_guard_stands_above_every_recipe(checkpoint: Checkpoint, tmp_path: P
     assert decided[MOD].format == "nvfp4"
 
 
-def test_the_same_input_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes_on_any_number_of_threads(checkpoint: Checkpoint, tmp_path: Path) -> None:
     source = checkpoint("scaled")
-    for name in ("a", "b"):
-        convert(source, tmp_path / f"{name}.safetensors", calibration=calibration_for(source))
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    for workers in (1, 2, 5):
+        convert(source, tmp_path / f"{workers}.safetensors", calibration=calibration_for(source), workers=workers)
+    one, two, five = ((tmp_path / f"{workers}.safetensors").read_bytes() for workers in (1, 2, 5))
+    assert one == two == five
 
 
 def _leftovers(folder: Path) -> list[str]:
