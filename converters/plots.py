@@ -101,7 +101,8 @@ def histogram_plot(
         draw.text((x(2.0**octave), bottom + 6), f"{2.0**octave:.3g}", MUTED, _font(12), anchor="ma")
     for index in used:
         height = math.log1p(counts[index]) / peak * (bottom - top)
-        draw.rectangle((x(edges[index]), bottom - height, x(edges[index] * 1.08), bottom), COLOURS["float8_e4m3fn"])
+        upper = edges[index + 1] if index + 1 < len(edges) else edges[index] * 1.125
+        draw.rectangle((x(edges[index]), bottom - height, x(upper) - 1, bottom), COLOURS[""])
     for number, (label, value) in enumerate(marks):
         draw.line((x(value), top - 6, x(value), bottom), (200, 60, 40), 2)
         draw.text((min(x(value) + 4, right - 120), top - 18 + 14 * number), label, (200, 60, 40), _font(12))
