@@ -21,7 +21,7 @@ from .report import Report
 from .rounding import rounding
 from .source import Source, open_source
 from .verify import verify_sources
-from .writer import Writer
+from .writer import TensorSpec, Writer
 
 Progress = Callable[[int, int, str], None]
 """Called with (bytes done, bytes in all, what is being done)."""
@@ -92,17 +92,24 @@ def convert(
             total = 2 * writer.size
             done = 0
 
-            def produce(layer: LayerDecision) -> list[tuple[str, torch.Tensor]]:
+            def quantized(layer: LayerDecision) -> dict[str, torch.Tensor]:
                 check()
-                if writer.done.issuperset(spec.name for spec in layer.outputs):
-                    return []
-                return list(_tensors(source, plan, layer, chosen, check))
+                if layer.action != "quantize" or writer.done.issuperset(spec.name for spec in layer.outputs):
+                    return {}
+                return _quantize(source, plan, layer, chosen, check)
 
-            for layer, tensors in ordered(produce, plan.layers, workers):
+            for layer, tensors in ordered(quantized, plan.layers, workers):
                 check()
                 progress(done, total, f"writing {layer.name}")
-                for name, tensor in tensors:
-                    writer.write(name, tensor)
+                for spec in layer.outputs:
+                    if spec.name in writer.done:
+                        continue
+                    if spec.name in tensors:
+                        writer.write(spec.name, tensors[spec.name])
+                    elif spec.name == f"{layer.name}.weight":
+                        writer.write_bytes(spec.name, _checked(source.chunks(f"{layer.source_name}.weight"), check))
+                    else:
+                        writer.write(spec.name, _described(source, layer, spec))
                 done += layer.bytes_after
             for copy in plan.copies:
                 check()
@@ -156,29 +163,17 @@ def _checked(chunks: Iterator[bytearray], check: Callable[[], None]) -> Iterator
         yield chunk
 
 
-def _tensors(
-    source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every declared tensor of a layer."""
-    declared = {spec.name: spec for spec in layer.outputs}
-    if layer.action == "quantize":
-        yield from _quantize(source, plan, layer, device, check).items()
-    for name, spec in declared.items():
-        suffix = name[len(layer.name) + 1 :]
-        if suffix == "comfy_quant" and layer.tag is not None:
-            yield name, tags.tensor(tags.encode(layer.tag))
-        elif suffix == "input_scale" and layer.input_scale is not None:
-            yield name, torch.tensor(layer.input_scale, dtype=torch.float32)
-        elif layer.action == "copy":
-            yield name, _carried(source, layer, suffix).to(spec.dtype).reshape(spec.shape)
-
-
-def _carried(source: Source, layer: LayerDecision, suffix: str) -> torch.Tensor:
-    """A tensor of a layer that is not quantized: the source's own, under its name of today or of old."""
+def _described(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.Tensor:
+    """A small tensor that describes a layer: tag, input_scale, or the source's own under its name of today or of old."""
+    suffix = spec.name[len(layer.name) + 1 :]
+    if suffix == "comfy_quant" and layer.tag is not None:
+        return tags.tensor(tags.encode(layer.tag))
+    if suffix == "input_scale" and layer.input_scale is not None:
+        return torch.tensor(layer.input_scale, dtype=torch.float32)
     legacy = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
     for name in (suffix, legacy.get(suffix, suffix)):
         if f"{layer.source_name}.{name}" in source.tensors:
-            return source.read(f"{layer.source_name}.{name}")
+            return source.read(f"{layer.source_name}.{name}").to(spec.dtype).reshape(spec.shape)
     return torch.ones((), dtype=torch.float32)
 
 

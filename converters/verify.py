@@ -19,8 +19,8 @@ from .pipeline import default_workers, one_thread, ordered
 from .source import Source, open_source
 from .writer import TensorSpec
 
-WEIGHTS_AT_ONCE = 1 << 22
-"""Weights compared at once; bounds memory at about 100 MB."""
+WEIGHTS_AT_ONCE = 1 << 19
+"""Weights compared at once: a few temporaries of 2 MiB, and sums short enough for float32."""
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,11 @@ def _measure(
         original = _values(source, before, first, last, None)
         result = _values(converted, after, first, last, scales)[:, :columns]
         difference = original - result
+        original, result, difference = (values.reshape(-1) for values in (original, result, difference))
         for index, (left, right) in enumerate(
             ((original, original), (difference, difference), (original, result), (result, result))
         ):
-            sums[index] += (left * right).sum(dtype=torch.float64)
+            sums[index] += torch.dot(left, right)
     signal, noise, product, power = sums.tolist()
     return LayerError(
         name=after.name,
@@ -244,7 +245,9 @@ def _values(source: Source, layer: SourceLayer, first: int, last: int, scales: t
     if scales is not None:
         tensor_scale = source.read(f"{layer.name}.weight_scale_2")
         return nvfp4.decode_rows(rows, scales[first:last], tensor_scale, rows.shape[1] * 2)
-    scale = source.read(layer.scale) if layer.scale and layer.is_fp8 else None
+    if not layer.is_fp8:
+        return rows.float()
+    scale = source.read(layer.scale) if layer.scale else None
     if scale is not None and scale.numel() > 1:
         scale = scale.reshape(-1)[first:last]
     return fp8.upcast(rows, scale, layer.name)

@@ -53,12 +53,16 @@ def upcast(weight: torch.Tensor, scale: torch.Tensor | None, name: str) -> torch
     """Float32 values of an FP8 weight [N, K] (or of some of its rows, with their scales).
 
     Args:
+        weight: float8_e4m3fn or float8_e5m2.
         scale: None for a raw cast, one value for the tensor, or one for each row.
 
     Raises:
         SourceError: a scale of another size, or one that is not finite and positive.
     """
-    values = weight.float()
+    # By look-up, because torch converts FP8 on a CPU at a fifth of this speed.
+    table = torch.arange(256, dtype=torch.uint8, device=weight.device).view(weight.dtype).float()
+    index = weight.view(torch.uint8).reshape(-1).int()
+    values = torch.index_select(table, 0, index).reshape(weight.shape)
     if scale is None:
         return values
     factor = scale.float()
