@@ -68,12 +68,17 @@ def conversion_text(summary: Mapping[str, Any], name: str, warnings: Sequence[st
     if summary.get("mean_sqnr_db") is not None:
         lines.append(
             f"Weight error: mean {summary['mean_sqnr_db']:.1f} dB SQNR, "
-            f"worst {summary['worst_sqnr_db']:.1f} dB in {summary['worst_layer']}"
+            f"worst {summary['worst_sqnr_db']:.1f} dB in {plain(summary['worst_layer'])}"
         )
     lines.extend(f"Warning: {warning}" for warning in warnings[:NAMED_WARNINGS])
     if len(warnings) > NAMED_WARNINGS:
         lines.append(f"{len(warnings) - NAMED_WARNINGS} more warnings in the report beside the file.")
     return "\n".join(lines)
+
+
+def plain(layer: str) -> str:
+    """A layer's name without the prefix that all layers of an all-in-one file share."""
+    return layer.removeprefix("model.diffusion_model.")
 
 
 def idle_text(name: str, *, exists: bool) -> str:

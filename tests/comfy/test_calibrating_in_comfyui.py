@@ -22,9 +22,7 @@ def test_samples_are_equal_bit_for_bit(found: dict[str, Any]) -> None:
 
 
 def test_no_hook_remains_however_the_sampling_ends(found: dict[str, Any]) -> None:
-    assert found["hooks"] == dict.fromkeys(
-        ("normal", "error", "interrupt", "unsavable", "mismatch", "compiled"), 0
-    )
+    assert found["hooks"] == dict.fromkeys(("normal", "error", "interrupt", "unsavable", "mismatch", "compiled"), 0)
     assert found["wrappers_left"] == {}
     assert found["leftovers"] == []
 
@@ -49,7 +47,7 @@ def test_samplings_accumulate_inside_and_outside_of_inference_mode(found: dict[s
 
 @pytest.mark.parametrize("kind", ["error", "interrupt"])
 def test_an_error_or_an_interrupt_keeps_its_type_and_the_steps_so_far(found: dict[str, Any], kind: str) -> None:
-    assert found[kind] in ("RuntimeError(\"a sampler's own error\")", "InterruptProcessingException")
+    assert found[kind] in ('RuntimeError("a sampler\'s own error")', "InterruptProcessingException")
     facts = found[f"{kind}_facts"]
     assert (facts["samplings"], facts["images"], facts["steps"]) == (1, 0, 2)
 

@@ -49,12 +49,15 @@ def test_each_kind_of_kernel_really_ran(demo: dict[str, Any]) -> None:
 
 def test_fp8_layers_that_run_quantized_have_their_scale(demo: dict[str, Any]) -> None:
     calls = demo["mixed"]["quantized_calls"]
-    assert sum(count for layout, count in calls.items() if "FP8" in layout) == demo["mixed"]["formats"]["float8_e4m3fn"] * 40
+    assert (
+        sum(count for layout, count in calls.items() if "FP8" in layout)
+        == demo["mixed"]["formats"]["float8_e4m3fn"] * 40
+    )
 
 
 @pytest.fixture(scope="module")
 def all_in_one(run_in_comfy: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_in_comfy("all_in_one", recipe="weight-only", work=str(tmp_path_factory.mktemp("all-in-one")))
+    return run_in_comfy("all_in_one", work=str(tmp_path_factory.mktemp("all-in-one")))
 
 
 def test_an_all_in_one_file_gives_the_same_conditioning(all_in_one: dict[str, Any]) -> None:

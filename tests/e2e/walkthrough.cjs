@@ -4,6 +4,7 @@
 const { chromium } = require("playwright-core");
 
 const request = JSON.parse(process.argv[2]);
+const IMAGES = request.images ?? 3;
 const NODE = { loader: 1, calibrate: 2, latent: 5, sampler: 6, convert: 9, report: 10 };
 
 const statusOf = (page, id) =>
@@ -30,7 +31,6 @@ async function load(page) {
       const widgets = (id) => workflow.nodes.find((n) => n.id === id).widgets_values;
       widgets(node.loader)[0] = checkpoint;
       widgets(node.convert)[0] = `checkpoints/${checkpoint}`;
-      widgets(node.convert)[2] = "weight-only";
       widgets(node.latent).splice(0, 2, 256, 256);
       widgets(node.sampler)[2] = 8;
       await window.app.loadGraphData(workflow, true, true, "nvfp4_calibrate_and_convert");
@@ -60,10 +60,22 @@ async function pressButton(page) {
 }
 
 async function fit(page) {
-  await page.mouse.move(5, 5);
+  await page.mouse.move(1300, 975);
   await page.evaluate(() => window.app.canvas.deselectAll());
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
   await page.waitForTimeout(800);
+}
+
+function workflowBox() {
+  const { canvas, rootGraph } = window.app;
+  const { scale, offset } = canvas.ds;
+  const page = canvas.canvas.getBoundingClientRect();
+  const [left, top, right, bottom] = rootGraph.groups
+    .map(({ pos, size }) => [pos[0], pos[1], pos[0] + size[0], pos[1] + size[1]])
+    .reduce((a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])]);
+  const x = Math.max(0, (left + offset[0]) * scale + page.left - 8);
+  const y = Math.max(0, (top + offset[1]) * scale + page.top - 8);
+  return { x, y, width: (right - left) * scale + 16, height: (bottom - top) * scale + 16 };
 }
 
 function addFromMenu(id) {
@@ -88,13 +100,13 @@ async function visit(page, errors) {
   await fit(page);
   const run = (targets) => page.evaluate((ids) => window.app.queuePrompt(0, 1, ids), targets);
   const calibrated = [];
-  for (const images of [1, 2, 3]) {
+  for (let images = 1; images <= IMAGES; images++) {
     // A partial execution leaves the seed alone, and a cached sampler collects nothing.
     await page.evaluate(([id, seed]) => (window.app.rootGraph.getNodeById(id).widgets[0].value = seed), [NODE.sampler, images]);
     await run([String(NODE.report)]);
     calibrated.push(await waitForStatus(page, NODE.calibrate, new RegExp(`: ${images} images?, ${images * 8} steps`)));
   }
-  const report = await waitForStatus(page, NODE.report, /3 images/);
+  const report = await waitForStatus(page, NODE.report, new RegExp(`: ${IMAGES} images`));
   await run([String(NODE.convert)]);
   const ordinary = await waitForStatus(page, NODE.convert, /does not convert/);
   await pressButton(page);
@@ -107,7 +119,7 @@ async function visit(page, errors) {
   );
   await page.waitForTimeout(2500);
   await fit(page);
-  await page.screenshot({ path: request.screenshot });
+  await page.screenshot({ path: request.screenshot, clip: await page.evaluate(workflowBox) });
   const saved = await page.evaluate(() => JSON.stringify(window.app.rootGraph.serialize()));
   const visible = request.vue ? await page.locator(".nvfp4-status", { hasText: "dB SQNR" }).isVisible() : true;
   const values = JSON.parse(saved).nodes.find((n) => n.id === NODE.convert).widgets_values;
@@ -121,7 +133,7 @@ async function visit(page, errors) {
   const browser = await chromium.launch({ executablePath: request.chromium, args: ["--no-sandbox"] });
   const errors = [];
   try {
-    const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
+    const page = await browser.newPage({ viewport: { width: 1600, height: 1000 }, deviceScaleFactor: request.scale ?? 1 });
     console.log(JSON.stringify({ ...(await visit(page, errors)), errors }));
   } finally {
     await browser.close();

@@ -125,10 +125,12 @@ def test_cancel_stops_within_two_seconds_and_leaves_no_file(server: Any) -> None
 
 
 def test_an_all_in_one_file_goes_to_the_checkpoints(server: Any) -> None:
-    entry = server.run(pressed(server, source="checkpoints/aio.safetensors"), targets=["5"])
+    entry = server.run(pressed(server, source="checkpoints/aio.safetensors", recipe="auto"), targets=["5"])
     assert entry["status"]["status_str"] == "success", failure_of(entry)
     assert "aio-nvfp4.safetensors" in server.options("CheckpointLoaderSimple", "ckpt_name")
-    entry = server.run(pressed(server, source="checkpoints/aio.safetensors", layout="diffusion-model"), targets=["5"])
+    entry = server.run(
+        pressed(server, source="checkpoints/aio.safetensors", recipe="auto", layout="diffusion-model"), targets=["5"]
+    )
     assert entry["status"]["status_str"] == "success", failure_of(entry)
     assert "aio-nvfp4.safetensors" in server.options("UNETLoader", "unet_name")
 

@@ -56,8 +56,8 @@ def main() -> None:
     patch = patching.CalibrationPatch(calibration_file, restart=False, show=lambda text: None)
     before = sampled(patching.add_calibration(model, patch), conditioning)
     calibration = load(calibration_file)
-    convert(source, target, Options(recipe=REQUEST["recipe"]), calibration=calibration, device="cpu")
-    options = Options(recipe=REQUEST["recipe"], layout="diffusion-model")
+    convert(source, target, Options(), calibration=calibration, device="cpu")
+    options = Options(layout="diffusion-model")
     convert(source, alone, options, calibration=calibration, device="cpu")
 
     converted, converted_clip = opened(target.name)

@@ -1,4 +1,3 @@
-
 """An all-in-one checkpoint with random weights that SD3's loader accepts: 175 MB, made in seconds."""
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ def filled(module: torch.nn.Module, generator: torch.Generator) -> dict[str, tor
     return out
 
 
-def write_all_in_one(path: str) -> None:
+def write_all_in_one(path: str, depth: int = DEPTH) -> None:
     """SD3's layout: a small MMDiT in scaled FP8 and a CLIP-L whose matrices were cast to FP8 without scales."""
     generator = torch.Generator().manual_seed(5)
-    width = 64 * DEPTH
+    width = 64 * depth
     model = MMDiT(
         input_size=None,
         in_channels=16,
-        depth=DEPTH,
+        depth=depth,
         adm_in_channels=2048,
         context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": width}},
         num_patches=24 * 24,

@@ -17,6 +17,6 @@ for target, wanted in REQUEST["models"].items():
     if kind == "flux":
         write_flux(target, **options)
     else:
-        write_all_in_one(target)
+        write_all_in_one(target, **options)
 
 answer(sizes={path: Path(path).stat().st_size for path in REQUEST["models"]})

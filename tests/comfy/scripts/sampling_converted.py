@@ -62,7 +62,9 @@ def without_full_precision(name: str) -> str:
     """The source as other tools write it: FP8 layers that run quantized, without an input_scale."""
     sd = load_file(models / SOURCE)
     tag = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
-    save_file({key: tag.clone() if key.endswith(".comfy_quant") else tensor for key, tensor in sd.items()}, models / name)
+    save_file(
+        {key: tag.clone() if key.endswith(".comfy_quant") else tensor for key, tensor in sd.items()}, models / name
+    )
     return name
 
 
