@@ -67,6 +67,12 @@ class Diffusion:
         result = module.load_state_dict(config.process_unet_state_dict(dict(state)), strict=False, assign=True)
         return module, [*result.missing_keys, *result.unexpected_keys]
 
+    def build_mixed(self) -> torch.nn.Module:
+        """The model with the modules that it gets for a quantized file."""
+        config = comfy.model_detection.model_config_from_unet(self.layout, "", metadata=self.metadata)
+        config.quant_config = {"mixed_ops": True}
+        return self._build(config)
+
     @staticmethod
     def _build(config: Any) -> torch.nn.Module:
         config.set_inference_dtype(torch.bfloat16, torch.bfloat16 if config.quant_config else None)
@@ -95,6 +101,9 @@ class Encoder:
         module = self._build(mixed if quantized else comfy.ops.manual_cast)
         result = module.load_state_dict(dict(state), strict=False, assign=True)
         return module, [*result.missing_keys, *result.unexpected_keys]
+
+    def build_mixed(self) -> torch.nn.Module:
+        return self._build(comfy.ops.mixed_precision_ops({"mixed_ops": True}, torch.bfloat16, full_precision_mm=True))
 
     def _build(self, operations: Any) -> torch.nn.Module:
         return self.kind(self.config, torch.bfloat16, META, operations)
@@ -137,11 +146,10 @@ def planned(model: Diffusion | Encoder, path: Path, prefix: str, recipe: str | N
         module, problems = model.load(state, metadata)
     except (RuntimeError, ValueError) as error:
         return {**facts, "problems": [str(error)[:1000]]}
-    _, before = model.load(model.layout, model.metadata)
     layouts = [getattr(part, "quant_format", None) for part in module.modules()]
     return {
         **facts,
-        "problems": sorted(set(problems) - set(before)),
+        "problems": problems,
         "loaded": {name: layouts.count(name) for name in sorted({name for name in layouts if name})},
     }
 
@@ -154,21 +162,26 @@ def _kept(plan: Any) -> list[str]:
 
 def trial(model: Diffusion | Encoder) -> tuple[list[str], list[str]]:
     """Layers whose packing changes the detected model, and two-dimensional weights of modules that are no Linear."""
-    weights = [name for name, tensor in model.layout.items() if name.endswith(".weight") and tensor.dim() == 2]
+    layers = [name[:-7] for name, tensor in model.layout.items() if name.endswith(".weight") and tensor.dim() == 2]
     right = model.identify(model.layout, model.metadata)
-    state = dict(model.layout)
-    sniffed = []
-    for name in weights:
-        rows, columns = model.layout[name].shape
-        for shape in {nvfp4.declare((rows, columns))["weight"][1], (rows, columns // 2)}:
-            state[name] = empty(shape, torch.uint8)
-            if model.identify(state, model.metadata) != right:
-                sniffed.append(name)
-                break
-        state[name] = model.layout[name]
-    module, _ = model.load({**state, "any.comfy_quant": empty((2,), torch.uint8)}, model.metadata)
-    other = [name for name in weights if not _is_mixed_linear(module.get_submodule(name.removesuffix(".weight")))]
-    return [name.removesuffix(".weight") for name in sniffed], [name.removesuffix(".weight") for name in other]
+
+    def halved(rows: int, columns: int) -> tuple[int, int]:
+        return rows, columns // 2
+
+    def packed(rows: int, columns: int) -> tuple[int, int]:
+        return nvfp4.declare((rows, columns))["weight"][1]
+
+    def noticed(layers: list[str], change: Callable[[int, int], tuple[int, int]]) -> list[str]:
+        """Change all of them; where that makes a difference, look for the ones that make it, half by half."""
+        changed = {f"{name}.weight": empty(change(*model.layout[f"{name}.weight"].shape)) for name in layers}
+        if model.identify({**model.layout, **changed}, model.metadata) == right:
+            return []
+        half = len(layers) // 2
+        return layers if half == 0 else noticed(layers[:half], change) + noticed(layers[half:], change)
+
+    module = model.build_mixed()
+    other = [name for name in layers if not _is_mixed_linear(module.get_submodule(name))]
+    return sorted({*noticed(layers, halved), *noticed(layers, packed)}), other
 
 
 def _is_mixed_linear(module: torch.nn.Module) -> bool:
@@ -178,11 +191,11 @@ def _is_mixed_linear(module: torch.nn.Module) -> bool:
 def examine(model: Diffusion | Encoder, path: Path) -> dict[str, Any]:
     prefix = "model.diffusion_model." if isinstance(model, Diffusion) else ""
     plans = {"default": planned(model, path, prefix, None), "weight-only": planned(model, path, "", "weight-only")}
+    sniffed, other = trial(model)
     with converters.open_source(path) as source:
         family = families.detect_family(source.tensors)
-    sniffed, other = trial(model)
-    guarded = {name.removesuffix(".weight") for name in model.layout if name.endswith(".weight")}
-    guarded = {name for name in guarded if model.layout[f"{name}.weight"].dim() == 2 and family.guards(name)}
+        weights = [name for name, info in source.tensors.items() if name.endswith(".weight") and len(info.shape) == 2]
+    guarded = {name[:-7] for name in weights if family.guards(name[:-7])}
     return {
         "model": model.identify(model.layout, model.metadata).partition(" ")[0],
         "family": family.name,
