@@ -66,7 +66,7 @@ def test_an_all_in_one_file_gives_the_same_conditioning(all_in_one: dict[str, An
 
 
 def test_an_all_in_one_file_is_sampled_after_conversion(all_in_one: dict[str, Any]) -> None:
-    assert all_in_one["formats"]["nvfp4"] >= 16
+    assert all_in_one["formats"]["nvfp4"] > 0
     for kernels in ("emulated", "quantized"):
         assert all_in_one[kernels] > 15, "random weights: far above noise, far below a trained model"
     assert all_in_one["quantized_calls"] > 0

@@ -72,12 +72,12 @@ def test_the_calibrate_node_tells_what_it_collects(walk: dict[str, Any]) -> None
 
 
 def test_an_ordinary_prompt_carries_no_token_and_converts_nothing(walk: dict[str, Any]) -> None:
-    assert walk["tokens"][:-1] == [None] * 4
+    assert walk["tokens"][:4] == [None] * 4
     assert "Press the button" in walk["ordinary"]
 
 
 def test_the_button_queues_its_own_node_alone_with_a_token(walk: dict[str, Any]) -> None:
-    assert walk["targets"][-1] == ["9"] and len(walk["tokens"][-1]) >= 32
+    assert walk["targets"][4] == ["9"] and len(walk["tokens"][4]) >= 32
     assert (walk["server"].base / "output" / "checkpoints" / "aio-nvfp4.safetensors").is_file()
 
 
@@ -98,3 +98,9 @@ def test_the_browser_saw_no_error(walk: dict[str, Any]) -> None:
 
 def test_a_loader_offers_to_convert_its_file(walk: dict[str, Any]) -> None:
     assert walk["added"] == {"content": "Convert to NVFP4…", "source": "checkpoints/aio.safetensors", "other": 0}
+
+
+def test_the_button_works_inside_a_subgraph(walk: dict[str, Any]) -> None:
+    outer, inner = walk["nested"]["id"].split(":")
+    assert walk["targets"][5:] == [[f"{outer}:{inner}"]]
+    assert (walk["server"].base / "output" / "checkpoints" / "nested.safetensors").is_file()

@@ -66,6 +66,11 @@ async function fit(page) {
   await page.waitForTimeout(800);
 }
 
+/** The token in a posted prompt, of whichever node has one. */
+function tokenOf({ prompt }) {
+  return Object.values(prompt).map((node) => node.inputs?.conversion_token).find(Boolean) ?? null;
+}
+
 function workflowBox() {
   const { canvas, rootGraph } = window.app;
   const { scale, offset } = canvas.ds;
@@ -86,6 +91,32 @@ function addFromMenu(id) {
   items[0].callback();
   const newest = app.rootGraph.nodes.filter((node) => node.comfyClass === "NVFP4Convert").at(-1);
   return { content: items[0].content, source: newest.widgets[0].value, other: extension.getNodeMenuItems(newest).length };
+}
+
+/** Put the convert node into a subgraph and press its button there. */
+async function convertInSubgraph(page) {
+  const id = await page.evaluate((key) => {
+    const { app } = window;
+    const node = app.rootGraph.getNodeById(key);
+    node.widgets.find((widget) => widget.name === "output_name").value = "nested";
+    app.rootGraph.convertToSubgraph(new Set([node]));
+    const outer = app.rootGraph.nodes.find((candidate) => candidate.subgraph);
+    const inner = outer.subgraph.nodes.find((candidate) => candidate.comfyClass === "NVFP4Convert");
+    inner.widgets.find((widget) => widget.type === "button").callback();
+    return `${outer.id}:${inner.id}`;
+  }, NODE.convert);
+  const end = Date.now() + 60000;
+  for (;;) {
+    const text = await page.evaluate((key) => {
+      const [outer, inner] = key.split(":");
+      const { subgraph } = window.app.rootGraph.nodes.find((node) => String(node.id) === outer);
+      const node = subgraph.nodes.find((candidate) => String(candidate.id) === inner);
+      return node.widgets.find((widget) => widget.name === "nvfp4_status")?.element.textContent;
+    }, id);
+    if (/dB SQNR/.test(text ?? "") && /nested/.test(text)) return { id, text };
+    if (Date.now() > end) throw new Error(`the nested node ${id} shows ${JSON.stringify(text)}`);
+    await page.waitForTimeout(100);
+  }
 }
 
 async function visit(page, errors) {
@@ -123,10 +154,11 @@ async function visit(page, errors) {
   const saved = await page.evaluate(() => JSON.stringify(window.app.rootGraph.serialize()));
   const visible = request.vue ? await page.locator(".nvfp4-status", { hasText: "dB SQNR" }).isVisible() : true;
   const values = JSON.parse(saved).nodes.find((n) => n.id === NODE.convert).widgets_values;
-  const tokens = prompts.map((p) => p.prompt[String(NODE.convert)]?.inputs?.conversion_token ?? null);
-  const targets = prompts.map((p) => p.partial_execution_targets);
   const added = await page.evaluate(addFromMenu, NODE.loader);
-  return { added, calibrated, report, ordinary, converted, tokens, targets, values, visible, saved_token: /conversion_token/.test(saved) };
+  const nested = await convertInSubgraph(page);
+  const tokens = prompts.map(tokenOf);
+  const targets = prompts.map((p) => p.partial_execution_targets);
+  return { added, nested, calibrated, report, ordinary, converted, tokens, targets, values, visible, saved_token: /conversion_token/.test(saved) };
 }
 
 (async () => {

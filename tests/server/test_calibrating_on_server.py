@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 
 def generate_prompt(seed: int, name: str | None, mode: str = "accumulate") -> dict[str, Any]:
@@ -84,3 +87,24 @@ def test_another_model_is_refused_with_its_difference(classic_server: Any) -> No
     entry = classic_server.run(prompt)
     failure = next(data for kind, data in entry["status"]["messages"] if kind == "execution_error")
     assert "is of another model: " in failure["exception_message"]
+
+
+def test_a_killed_server_loses_the_running_sampling_only(start_server: Any) -> None:
+    server = start_server("--cache-classic")
+    try:
+        server.run(generate_prompt(1, "killed"))
+        endless = generate_prompt(2, "killed")
+        endless["5"]["inputs"]["steps"] = 5000
+        server.queue(endless)
+        end = time.monotonic() + 60
+        while "/5000" not in server.tail():
+            assert time.monotonic() < end, server.tail()
+            time.sleep(0.1)
+    finally:
+        server.process.kill()
+        server.process.wait()
+    folder = server.base / "models" / "nvfp4_calibration"
+    assert [path.name for path in folder.iterdir()] == ["killed.safetensors"]
+    with safe_open(folder / "killed.safetensors", "pt") as kept:
+        held = json.loads(kept.metadata()["calibration"])
+    assert (held["samplings"], held["images"], held["steps"]) == (1, 2, 3)

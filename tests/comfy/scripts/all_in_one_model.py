@@ -32,7 +32,7 @@ def filled(module: torch.nn.Module, generator: torch.Generator) -> dict[str, tor
     return out
 
 
-def write_all_in_one(path: str, depth: int = DEPTH) -> None:
+def write_all_in_one(path: str, depth: int = DEPTH, fp8: bool = True) -> None:
     """SD3's layout: a small MMDiT in scaled FP8 and a CLIP-L whose matrices were cast to FP8 without scales."""
     generator = torch.Generator().manual_seed(5)
     width = 64 * depth
@@ -51,7 +51,7 @@ def write_all_in_one(path: str, depth: int = DEPTH) -> None:
     )
     prefixed = {f"model.diffusion_model.{name}": tensor for name, tensor in filled(model, generator).items()}
     sd = {name: tensor.to(torch.bfloat16) for name, tensor in prefixed.items()}
-    sd, metadata = scaled_fp8(sd, "joint_blocks.")
+    sd, metadata = scaled_fp8(sd, "joint_blocks.") if fp8 else (sd, {})
     clip = comfy.sd1_clip.SDClipModel(device="cpu", dtype=torch.float32, return_projected_pooled=False)
     for name, tensor in filled(clip.transformer, generator).items():
         matrix = tensor.dim() == 2 and ".layers." in name
