@@ -8,7 +8,8 @@ rule matches is kept. Three fields are ours and optional:
 * ``title``: one sentence for people;
 * ``block_names: "repeated"``: the repeated blocks of any model, found by counting;
 * ``limits``: ``divisible_by`` and ``minimum_width`` for both sides of an NVFP4 weight, and
-  ``edge_blocks``, how many first and last blocks of each stack are kept in models with at least six.
+  ``edge_blocks``, how many first and last blocks of each stack are kept, whatever the rules say, in
+  stacks of at least six.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a weight must fulfil before a rule may make it NVFP4."""
+    """What a weight must fulfil before a rule may change it."""
 
     divisible_by: int = 1
     minimum_width: int = 1
@@ -71,17 +72,17 @@ class Recipe:
             if found is None:
                 continue
             label = f'rule {rule.policy}: "{found}"' if found else f"rule {rule.policy}: every layer"
-            return (rule.policy, label) if rule.policy != "nvfp4" else self._within_limits(key, shape, blocks, label)
+            if rule.policy != "keep" and blocks.on_edge(key, self.limits.edge_blocks):
+                return "keep", "first or last block"
+            return self._within_limits(shape, label) if rule.policy == "nvfp4" else (rule.policy, label)
         return "keep", "no rule matches"
 
-    def _within_limits(self, key: str, shape: tuple[int, int], blocks: Blocks, label: str) -> tuple[str, str]:
+    def _within_limits(self, shape: tuple[int, int], label: str) -> tuple[str, str]:
         limits = self.limits
         if any(side % limits.divisible_by for side in shape):
             return "keep", f"{shape[0]}×{shape[1]} is not divisible by {limits.divisible_by}"
         if min(shape) < limits.minimum_width:
             return "keep", f"{shape[0]}×{shape[1]} is narrower than {limits.minimum_width}"
-        if blocks.on_edge(key, limits.edge_blocks):
-            return "keep", "first or last block"
         return "nvfp4", label
 
 
@@ -96,7 +97,7 @@ class Blocks:
         """A stack is a name followed by at least two indices that hold the same set of 2-D weights."""
         members: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for key in keys:
-            match = re.match(r"((?:[A-Za-z_]\w*\.)*?[A-Za-z_]\w*\.)(\d+)\.(.+)$", key)
+            match = re.match(r"((?:[A-Za-z_]\w*\.)*?[A-Za-z_]\w*\.)(\d{1,6})\.(.+)$", key)
             if match:
                 members[match[1]][int(match[2])].add(match[3])
         stacks = {}
@@ -121,7 +122,7 @@ class Blocks:
         for stack, count in self.stacks.items():
             if key.startswith(stack):
                 index = key[len(stack) :].partition(".")[0]
-                if index.isdecimal():
+                if index.isdecimal() and len(index) <= 6:
                     return int(index), count
         return None
 

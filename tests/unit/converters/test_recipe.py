@@ -101,6 +101,163 @@ def test_generic_is_not_misled_by_a_prefix_or_by_sd3s_block_names() -> None:
         assert _policy("generic", f"{stack}4.adaLN_modulation.1", (512, 512), blocks) == "keep"
 
 
+N, F, K = "nvfp4", "float8_e4m3fn", "keep"
+FAMILIES: dict[str, tuple[dict[str, int], dict[str, str]]] = {
+    "z-image-turbo": (
+        {"layers.": 30, "noise_refiner.": 2},
+        {
+            "layers.0.attention.qkv": N, "layers.29.feed_forward.w2": N, "layers.3.adaLN_modulation.0": K,
+            "noise_refiner.0.attention.qkv": K, "context_refiner.1.feed_forward.w1": K, "cap_embedder.1": K,
+        },
+    ),
+    "z-image-base": (
+        {"layers.": 30, "noise_refiner.": 2},
+        {
+            "layers.4.feed_forward.w1": F, "layers.5.feed_forward.w1": N, "layers.24.feed_forward.w3": N,
+            "layers.25.feed_forward.w1": F, "layers.12.attention.qkv": F, "layers.12.attention.out": F,
+            "layers.12.adaLN_modulation.0": K, "noise_refiner.0.feed_forward.w1": K,
+        },
+    ),
+    "lumina2": (
+        {"layers.": 26, "noise_refiner.": 2},
+        {
+            "layers.1.feed_forward.w1": K, "layers.2.feed_forward.w1": N, "layers.23.attention.qkv": F,
+            "layers.24.attention.qkv": K, "layers.9.adaLN_modulation.1": K, "context_refiner.0.attention.out": K,
+        },
+    ),
+    "wan": (
+        {"blocks.": 40, "vace_blocks.": 8},
+        {
+            "blocks.1.self_attn.q": K, "blocks.2.self_attn.q": N, "blocks.37.cross_attn.o": N, "blocks.38.ffn.0": K,
+            "blocks.20.ffn.0": N, "blocks.20.ffn.2": F, "blocks.39.ffn.2": K, "blocks.20.cross_attn.k": N,
+            "blocks.20.cross_attn.k_img": F, "vace_blocks.4.self_attn.q": F, "time_projection.1": K, "head.head": K,
+            "blocks.20.audio_cross_attn_wrapper.audio_cross_attn.q": F, "text_embedding.0": K,
+        },
+    ),
+    "ltx-2": (
+        {"transformer_blocks.": 48, "video_embeddings_connector.transformer_1d_blocks.": 2},
+        {
+            "transformer_blocks.1.attn1.to_q": K, "transformer_blocks.2.attn1.to_q": N, "transformer_blocks.46.ff.net.2": K,
+            "transformer_blocks.9.attn2.to_out.0": N, "transformer_blocks.9.ff.net.0.proj": N,
+            "transformer_blocks.9.audio_attn1.to_q": F, "transformer_blocks.9.video_to_audio_attn.to_k": F,
+            "transformer_blocks.9.audio_ff.net.2": F, "transformer_blocks.9.attn1.to_gate_logits": K,
+            "video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q": K, "adaln_single.linear": K,
+            "patchify_proj": K, "proj_out": K,
+        },
+    ),
+    "anima": (
+        {"blocks.": 28, "llm_adapter.blocks.": 6},
+        {
+            "blocks.0.self_attn.q_proj": K, "blocks.1.mlp.layer1": K, "blocks.2.self_attn.q_proj": N,
+            "blocks.10.cross_attn.k_proj": N, "blocks.27.self_attn.output_proj": N, "blocks.21.self_attn.v_proj": F,
+            "blocks.9.mlp.layer2": F, "blocks.9.adaln_modulation_mlp.1": K, "llm_adapter.blocks.3.self_attn.q_proj": K,
+            "llm_adapter.embed": K, "x_embedder.proj.1": K,
+        },
+    ),
+    "cosmos": (
+        {"blocks.": 28},
+        {
+            "blocks.1.mlp.layer1": K, "blocks.2.mlp.layer1": N, "blocks.2.mlp.layer2": F, "blocks.26.mlp.layer2": K,
+            "blocks.9.self_attn.v_proj": F, "blocks.9.cross_attn.q_proj": N, "blocks.9.adaln_modulation_mlp.2": K,
+            "blocks.block1.blocks.0.block.attn.to_q.0": K, "blocks.block2.blocks.0.block.attn.to_q.0": N,
+            "blocks.block20.blocks.1.block.attn.to_v.0": F, "blocks.block20.blocks.2.block.layer1": N,
+            "blocks.block20.blocks.2.adaLN_modulation.1": K, "blocks.block27.blocks.2.block.layer1": K,
+        },
+    ),
+    "sd3": (
+        {"joint_blocks.": 38},
+        {
+            "joint_blocks.1.x_block.attn.qkv": K, "joint_blocks.2.x_block.attn.qkv": N, "joint_blocks.9.x_block.mlp.fc2": N,
+            "joint_blocks.9.x_block.attn2.qkv": N, "joint_blocks.9.context_block.attn.qkv": F,
+            "joint_blocks.36.context_block.mlp.fc1": K, "joint_blocks.9.x_block.adaLN_modulation.1": K,
+            "context_embedder": K, "y_embedder.mlp.0": K, "final_layer.linear": K,
+        },
+    ),
+    "hunyuan-video": (
+        {"double_blocks.": 20, "single_blocks.": 40},
+        {
+            "double_blocks.1.img_attn.qkv": K, "double_blocks.2.img_attn.qkv": N, "double_blocks.2.img_attn_qkv": N,
+            "double_blocks.9.img_mlp.fc1": N, "double_blocks.9.txt_attn_proj": F, "double_blocks.9.txt_mlp.2": F,
+            "double_blocks.9.img_mod.linear": K, "double_blocks.9.txt_mod.lin": K, "single_blocks.9.modulation.linear": K,
+            "single_blocks.37.linear2": N, "single_blocks.38.linear2": K, "vision_in.proj.1": K,
+            "txt_in.individual_token_refiner.blocks.0.mlp.0": K,
+        },
+    ),
+    "hidream": (
+        {"double_stream_blocks.": 16, "single_stream_blocks.": 32},
+        {
+            "double_stream_blocks.1.block.ff_i.experts.0.w1": K, "double_stream_blocks.2.block.ff_i.experts.3.w2": N,
+            "single_stream_blocks.9.block.ff_i.shared_experts.w3": N, "double_stream_blocks.9.block.attn1.to_q": N,
+            "double_stream_blocks.9.block.attn1.to_q_t": F, "double_stream_blocks.9.block.attn1.to_v": F,
+            "double_stream_blocks.9.block.ff_t.w1": F, "single_stream_blocks.9.block.ff_i.gate": K,
+            "single_stream_blocks.9.block.adaLN_modulation.1": K, "caption_projection.4.linear": K,
+            "single_stream_blocks.30.block.attn1.to_out": K,
+        },
+    ),
+    "krea2": (
+        {"blocks.": 28, "txtfusion.layerwise_blocks.": 2},
+        {
+            "blocks.1.attn.wq": K, "blocks.2.attn.wq": N, "blocks.9.attn.gate": F, "blocks.9.attn.wv": F,
+            "blocks.9.mlp.gate": N, "blocks.9.mlp.up": N, "blocks.9.mlp.down": F, "txtfusion.layerwise_blocks.0.attn.wq": K,
+            "tproj.1": K, "first": K,
+        },
+    ),
+    "ernie-image": (
+        {"layers.": 36},
+        {
+            "layers.0.self_attention.to_q": K, "layers.1.self_attention.to_q": N, "layers.9.self_attention.to_out.0": N,
+            "layers.9.mlp.linear_fc2": N, "layers.35.mlp.up_proj": K, "adaLN_modulation.1": K, "text_proj": K,
+        },
+    ),
+    "text-encoder": (
+        {"model.layers.": 36, "vision_model.encoder.layers.": 27},
+        {
+            "model.layers.1.mlp.up_proj": K, "model.layers.2.mlp.down_proj": N, "model.layers.33.self_attn.q_proj": F,
+            "model.layers.34.self_attn.q_proj": K, "model.embed_tokens": K, "visual.blocks.3.mlp.up_proj": K,
+            "model.visual.blocks.3.mlp.linear_fc1": K, "vision_model.encoder.layers.9.mlp.fc1": K, "lm_head": K,
+            "model.language_model.layers.9.mlp.up_proj": N, "model.layers.9.per_layer_input_gate": K,
+        },
+    ),
+    "t5": (
+        {"encoder.block.": 24},
+        {
+            "encoder.block.1.layer.1.DenseReluDense.wi_0": K, "encoder.block.2.layer.1.DenseReluDense.wi_0": N,
+            "encoder.block.2.layer.1.DenseReluDense.wi": N, "encoder.block.9.layer.1.DenseReluDense.wo": F,
+            "encoder.block.9.layer.0.SelfAttention.q": F, "encoder.block.22.layer.0.SelfAttention.q": K,
+            "encoder.block.9.layer.0.SelfAttention.relative_attention_bias": K, "shared": K,
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+@pytest.mark.parametrize("recipe", FAMILIES)
+def test_recipe_of_a_family(recipe: str, prefix: str) -> None:
+    stacks, expected = FAMILIES[recipe]
+    blocks = Blocks({prefix + stack: count for stack, count in stacks.items()})
+    found = {key: _policy(recipe, prefix + key, (3072, 3072), blocks) for key in expected}
+    assert found == expected
+
+
+def test_every_recipe_is_tested() -> None:
+    elsewhere = {"flux", "generic", "weight-only", "qwen-image-v3", "qwen-image-v4", "qwen-image-v5"}
+    assert FAMILIES.keys() | elsewhere == available_recipes().keys()
+
+
+@pytest.mark.parametrize("recipe", available_recipes())
+def test_no_word_hides_in_a_prefix(recipe: str) -> None:
+    words = [word for rule in load_recipe(recipe).rules for word in rule.match if word]
+    hosts = ("model.diffusion_model.", "model.model.", "net.")
+    assert not [(word, host) for word in words for host in hosts if word in host]
+
+
+def test_edge_blocks_are_kept_from_every_format() -> None:
+    data = {"rules": [{"policy": "float8_e4m3fn", "match": ["q"]}], "limits": {"edge_blocks": 1, "minimum_width": 64}}
+    recipe, blocks = parse_recipe("mine", {**data, "block_names": [""]}), Blocks({"blocks.": 6})
+    found = [recipe.policy(f"blocks.{index}.q.weight", (32, 32), blocks)[0] for index in range(6)]
+    assert found == [K, F, F, F, F, K]
+
+
 def test_weight_only_takes_everything_divisible_by_16() -> None:
     assert _policy("weight-only", "anything", (32, 48)) == "nvfp4"
     assert _policy("weight-only", "anything", (32, 40)) == "keep"
@@ -127,7 +284,7 @@ def test_wrong_recipes(data: object, said: str) -> None:
 
 
 def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="no recipe 'qwen'.*choose one of flux, generic"):
+    with pytest.raises(PlanError, match="no recipe 'qwen'.*choose one of anima, .*flux, generic"):
         load_recipe("qwen")
     with pytest.raises(PlanError, match="cannot be read"):
         load_recipe(str(tmp_path / "none.json"))
