@@ -51,7 +51,7 @@ class CalibrationPatch:
         session = Session(before, self._show)
         completed = False
         try:
-            with session.attached(guider.model_options):
+            with session.attached(guider):
                 result = executor(noise, *args, **kwargs)
             completed = True
             return result
@@ -93,6 +93,7 @@ class Session:
     def __init__(self, before: Calibration | None, show: Callable[[str], None]) -> None:
         self._before = before
         self._show = show
+        self._guider: Any = None
         self._collector: Collector | None = None
         self._lock = threading.Lock()
         self._calls = 0
@@ -100,13 +101,14 @@ class Session:
         self._next_status = 0.0
 
     @contextlib.contextmanager
-    def attached(self, model_options: dict[str, Any]) -> Iterator[None]:
+    def attached(self, guider: Any) -> Iterator[None]:
         """Bind the observation into this sampling's own copy of the model options.
 
         It goes in front of the other APPLY_MODEL wrappers, so that the module tree is looked at before a
         torch.compile wrapper swaps parts of it.
         """
-        wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+        self._guider = guider
+        wrappers = guider.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
         others = wrappers.get(WrappersMP.APPLY_MODEL, {})
         self._compiled = True if COMPILE_KEY in others else None
         wrappers[WrappersMP.APPLY_MODEL] = {f"{KEY}.{id(self):x}": [self.observe], **others}
@@ -118,9 +120,12 @@ class Session:
     def observe(self, executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """One model call: hooks are there while it runs, on the modules that really run, and then no more.
 
-        With several GPUs this is called from one thread per GPU, each with its own copy of the model.
+        With several GPUs this is called from one thread per GPU, each with its own copy of the model. A guider
+        that runs a second model hands it these options too (DualModelGuider): that one is not observed.
         """
         model = executor.class_obj
+        if not self._is_mine(model):
+            return executor(x, t, *args, **kwargs)
         root = model.diffusion_model
         with self._lock:
             if self._collector is None:
@@ -139,6 +144,11 @@ class Session:
     def finish(self, images: int) -> Calibration | None:
         """The statistics of this sampling, None if the model was never called."""
         return self._collector.finish(images=images) if self._collector is not None else None
+
+    def _is_mine(self, model: Any) -> bool:
+        """Whether this is the calibrated model or one of ComfyUI's copies of it on other GPUs."""
+        copies = self._guider.model_options.get("multigpu_clones", {}).values()
+        return any(model is patcher.model for patcher in (self._guider.model_patcher, *copies))
 
     def _tell(self) -> None:
         now = time.monotonic()

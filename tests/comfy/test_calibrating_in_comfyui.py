@@ -22,7 +22,9 @@ def test_samples_are_equal_bit_for_bit(found: dict[str, Any]) -> None:
 
 
 def test_no_hook_remains_however_the_sampling_ends(found: dict[str, Any]) -> None:
-    assert found["hooks"] == dict.fromkeys(("normal", "error", "interrupt", "unsavable", "mismatch", "compiled"), 0)
+    assert found["hooks"] == dict.fromkeys(
+        ("normal", "error", "interrupt", "unsavable", "mismatch", "compiled", "dual"), 0
+    )
     assert found["wrappers_left"] == {}
     assert found["leftovers"] == []
 
@@ -63,6 +65,11 @@ def test_restart_begins_anew_once_per_prompt(found: dict[str, Any]) -> None:
 def test_two_models_and_two_nodes_do_not_mix(found: dict[str, Any]) -> None:
     assert (found["mine"]["samplings"], found["theirs"]["samplings"]) == (2, 1)
     assert found["outer"] == found["inner"] and found["outer"]["steps"] == 4
+
+
+def test_a_guiders_second_model_is_not_observed(found: dict[str, Any]) -> None:
+    assert (found["dual"]["samplings"], found["dual"]["steps"]) == (1, 4)
+    assert set(found["dual"]["calls"].values()) == {4}
 
 
 def test_a_calibration_of_another_model_is_refused_by_name(found: dict[str, Any]) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 from bootstrap import REQUEST, answer, hooks_on, load_pack
 
 import comfy.model_management
+import comfy.sample
+import comfy.samplers
 import comfy.sd
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_custom_sampler import DualModelGuider
 from nodes import common_ksampler
 from small_models import conditioning, write_flux
 
@@ -38,12 +41,19 @@ def sample(model: object, seed: int = 7, cfg: float = 1.0, callback: object = No
     positive, negative = conditioning(seed=1), conditioning(seed=2)
     if callback is None:
         return common_ksampler(model, seed, STEPS, cfg, "euler", "simple", positive, negative, latent)[0]["samples"]
-    import comfy.sample
-
     noise = comfy.sample.prepare_noise(latent["samples"], seed)
     return comfy.sample.sample(
         model, noise, STEPS, cfg, "euler", "simple", positive, negative, latent["samples"], callback=callback, seed=seed
     )
+
+
+def sample_dual(model: object, negative_model: object) -> None:
+    """Positive and negative pass on two models, which get the same model options."""
+    guider = DualModelGuider.execute(model, conditioning(seed=1), 2.5, negative_model, conditioning(seed=2))[0]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+    latent = torch.zeros(1, 16, 8, 8)
+    noise = comfy.sample.prepare_noise(latent, 7)
+    guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), sigmas, seed=7)
 
 
 def calibrated(model: object, name: str, restart: bool = False) -> tuple[object, Path]:
@@ -138,6 +148,10 @@ def modes_and_models(model: object, result: dict[str, object]) -> None:
     chained = calibrated(calibrated(model, "outer")[0], "inner")[0]
     sample(chained, batch=1)
     result["outer"], result["inner"] = facts(WORK / "outer.safetensors"), facts(WORK / "inner.safetensors")
+    negative = model_of("negative.safetensors", seed=9)
+    sample_dual(calibrated(model, "dual")[0], negative)
+    result["dual"] = facts(WORK / "dual.safetensors")
+    result["hooks"]["dual"] = hooks_on(negative.model.diffusion_model)
     try:
         sample(calibrated(other, "theirs")[0])
     except CalibrationError as error:
