@@ -122,3 +122,10 @@ def test_mutated_files_raise_only_our_own_error(
         open_source(path).close()
     except SourceError as error:
         assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\ud800"])
+def test_a_tensor_name_that_would_do_something_to_a_terminal(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceError, match="cannot be shown") as error:
+        open_source(_file(tmp_path / "x.safetensors", {name: _entry()}, b"1234"))
+    assert str(error.value).isprintable()
