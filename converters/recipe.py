@@ -150,7 +150,7 @@ def _read(path: Path) -> Recipe:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise PlanError(f"{path} has {path.stat().st_size} bytes, too many for a recipe.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise PlanError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -166,19 +166,23 @@ def parse_recipe(name: str, data: Any) -> Recipe:
     """
     if not isinstance(data, dict) or not isinstance(data.get("rules"), list):
         raise PlanError(f'Recipe {name} has no list "rules"; see docs of comfy-dit-quantizer for the schema.')
+    if data.get("replace_names"):
+        raise PlanError(
+            f'Recipe {name} renames keys ("replace_names"), which nvfp4-studio does not do; rename them first.'
+        )
     blocks = data.get("block_names", ["block", "transformer", "layer"])
     if blocks != "repeated" and not _texts(blocks):
         raise PlanError(f'Recipe {name}: "block_names" must be a list of texts or "repeated", not {str(blocks)[:80]}.')
     rules = []
     for number, rule in enumerate(data["rules"], 1):
-        if not isinstance(rule, dict) or not _texts(rule.get("match")):
+        if not isinstance(rule, dict) or not _texts(rule.get("match", [])):
             raise PlanError(f'Recipe {name}: rule {number} needs a "policy" and a list of texts "match".')
         if rule.get("policy") not in POLICIES:
             raise PlanError(
                 f"Recipe {name}: rule {number} has the policy {str(rule.get('policy'))[:40]!r}; "
                 f"nvfp4-studio writes {', '.join(POLICIES)}."
             )
-        rules.append(Rule(rule["policy"], tuple(rule["match"])))
+        rules.append(Rule(rule["policy"], tuple(rule.get("match", []))))
     title = data.get("title", name)
     return Recipe(
         name=name,

@@ -31,7 +31,7 @@ class Signature:
 
 
 _KEY_NORM = r"double_blocks\.0\.img_attn\.norm\.key_norm\.(weight|scale)"
-_DIFFUSERS = "a diffusers file, whose layers ComfyUI joins while it loads them; save it from ComfyUI once, then convert"
+_DIFFUSERS = "a diffusers file, whose layers ComfyUI joins while it loads them; take the single-file release"
 
 SIGNATURES = (
     Signature(
@@ -202,6 +202,13 @@ TEXT_ENCODERS = (
         recipe="text-encoder",
     ),
     Signature(
+        "qwen3.5",
+        "Qwen3.5 text encoder",
+        (_LANGUAGE_MODEL + r"linear_attn\.A_log",),
+        not_linear=_TABLES,
+        recipe="text-encoder",
+    ),
+    Signature(
         "qwen3",
         "Qwen3 text encoder",
         (_LANGUAGE_MODEL + r"self_attn\.q_norm\.weight",),
@@ -231,11 +238,10 @@ WITHOUT_RECIPE = (
     r"blocks\.0\.norm1\.linear",
     r"patch_embed\.(proj|text_proj)",
     r"ofs_embedding_linear_1",
-    # Hunyuan3D, TRELLIS.2, PixelDiT (its loader splits these rows), PiD
+    # Hunyuan3D, PixelDiT (its loader splits these rows), PiD
     r"latent_in",
     r"cond_in",
     r".*\.moe\.gate",
-    r"(img2shape|shape2txt|structure_model)\..*",
     r"(.*\.)?pixel_blocks\..*\.adaLN_modulation\.0",
     r"lq_proj\..*",
     # audio: ACE-Step, Stable Audio, MiniMax Music
@@ -245,4 +251,8 @@ WITHOUT_RECIPE = (
     r"transformer\.layers\.0\.(self_attn\.to_qkv|to_local_embed\.0)",
     r"diffusion_transformer\.timestep_features",
 )
-"""What ComfyUI reads or holds in no Linear in the models that it knows and that have no family here."""
+"""What ComfyUI reads or holds in no Linear in the models that it knows and that have no family here.
+
+Found by the same trial, but for Stable Audio, PixelDiT and PiD, which do not build without weights:
+those are read from its source.
+"""

@@ -27,6 +27,8 @@ from family_models import DIFFUSION_MODELS, TEXT_ENCODERS, DiffusionModel, TextE
 
 logging.disable(logging.ERROR)
 META = torch.device("meta")
+PUBLISHED = {"model.language_model.": "model.", "model.visual.": "visual."}
+"""Prefixes on Hugging Face and what ``load_text_encoder_state_dicts`` makes of them."""
 CODES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8"}
 converters = importlib.import_module(f"{load_pack().__name__}.converters")
 families = importlib.import_module(f"{converters.__name__}.families")
@@ -49,6 +51,10 @@ class Diffusion:
             seed = {key: empty(shape) for key, shape in model.seed.items()}
             config = comfy.model_detection.model_config_from_unet(seed, "", metadata=self.metadata)
         self.layout: StateDict = dict(self._build(config).state_dict())
+
+    def module_name(self, layer: str) -> str:
+        """The layer's name in the model's module tree."""
+        return layer
 
     def identify(self, state: StateDict, metadata: dict[str, str]) -> str:
         """The model's class and configuration, or the error that detection ends with."""
@@ -88,7 +94,17 @@ class Encoder:
         )
         self.kind = getattr(folder, name)
         self.metadata: dict[str, str] = {}
-        self.layout: StateDict = dict(self._build(comfy.ops.manual_cast).state_dict())
+        layout = self._build(comfy.ops.manual_cast).state_dict()
+        self.published = dict(PUBLISHED) if model.published else {}
+        self.layout: StateDict = comfy.utils.state_dict_prefix_replace(
+            dict(layout), {ours: theirs for theirs, ours in self.published.items()}
+        )
+
+    def module_name(self, layer: str) -> str:
+        """The layer's name in the model's module tree."""
+        return next(
+            (ours + layer[len(theirs) :] for theirs, ours in self.published.items() if layer.startswith(theirs)), layer
+        )
 
     def identify(self, state: StateDict, metadata: dict[str, str]) -> str:
         return str(comfy.sd.detect_te_model(state))
@@ -97,7 +113,8 @@ class Encoder:
         quantized = comfy.utils.detect_layer_quantization(state, "")
         mixed = comfy.ops.mixed_precision_ops(quantized, torch.bfloat16, full_precision_mm=True)
         module = self._build(mixed if quantized else comfy.ops.manual_cast)
-        result = module.load_state_dict(dict(state), strict=False, assign=True)
+        named = comfy.utils.state_dict_prefix_replace(dict(state), self.published)
+        result = module.load_state_dict(named, strict=False, assign=True)
         return module, [*result.missing_keys, *result.unexpected_keys]
 
     def build_mixed(self) -> torch.nn.Module:
@@ -178,12 +195,12 @@ def trial(model: Diffusion | Encoder) -> tuple[list[str], list[str]]:
         return layers if half == 0 else noticed(layers[:half], change) + noticed(layers[half:], change)
 
     module = model.build_mixed()
-    other = [name for name in layers if not _is_mixed_linear(module.get_submodule(name))]
+    other = [name for name in layers if not _is_mixed_linear(module.get_submodule(model.module_name(name)))]
     return sorted({*noticed(layers, halved), *noticed(layers, packed)}), other
 
 
 def _is_mixed_linear(module: torch.nn.Module) -> bool:
-    return type(module).__qualname__.endswith("MixedPrecisionOps.Linear")
+    return any(kind.__qualname__.endswith("MixedPrecisionOps.Linear") for kind in type(module).__mro__)
 
 
 def examine(model: Diffusion | Encoder, path: Path) -> dict[str, Any]:

@@ -24,10 +24,14 @@ class DiffusionModel:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """``model``: a class below ``comfy.text_encoders``; ``config``: a JSON file beside it, or None."""
+    """``model``: a class below ``comfy.text_encoders``; ``config``: a JSON file beside it, or None.
+
+    ``published``: the model's own names carry ``model.language_model.`` and ``model.visual.``, as on Hugging Face.
+    """
 
     model: str
     config: str | None = None
+    published: bool = False
 
 
 def blocks(stack: str, count: int, key: str = "x") -> dict[str, Shape]:
@@ -212,6 +216,30 @@ DIFFUSION_MODELS: dict[str, DiffusionModel] = {
         | blocks("blocks", 21)
     ),
     "ace-step": DiffusionModel({"genre_embedder.weight": ANY}),
+    "minimax-h3": DiffusionModel(
+        {"video_patch_proj.weight": (4096, 64), "audio_patch_proj.weight": (4096, 64), "rope.inv_freq": (64,)}
+        | {"final_layer.video_out.weight": (64, 4096), "final_layer.audio_out.weight": (64, 4096)}
+        | {"blocks.0.attn.q_norm.weight": (128,), "blocks.0.attn.qkv_proj.weight": (12288, 4096)}
+        | {"blocks.0.mlp.fc1.weight": (16384, 4096), "condition_proj.weight": (4096, 5120)}
+        | {"time_embedder.proj_in.weight": (1024, 256), "time_embedder.proj_out.weight": (4096, 1024)}
+        | blocks("blocks", 8) | blocks("token_refiner.blocks", 2)
+    ),
+    "boogu": DiffusionModel(
+        {"double_stream_layers.0.img_instruct_attn.processor.img_to_q.weight": ANY, "x_embedder.weight": (3360, 64)}
+        | {"time_caption_embed.caption_embedder.0.weight": (4096,)} | blocks("single_stream_layers", 8)
+        | blocks("double_stream_layers", 8) | blocks("noise_refiner", 2)
+    ),
+    "joyimage": DiffusionModel(
+        {"double_blocks.0.attn.img_attn_qkv.weight": ANY, "double_blocks.0.attn.img_attn_q_norm.weight": (128,)}
+        | {"condition_embedder.time_embedder.linear_1.weight": ANY, "img_in.weight": (4096, 16, 1, 2, 2)}
+        | blocks("double_blocks", 8)
+    ),
+    "trellis2": DiffusionModel({"img2shape.t_embedder.mlp.0.weight": ANY}),
+    "triposplat": DiffusionModel({"cam_out_layer.weight": ANY, "repo_layers.0.final_map.weight": ANY}),
+    "minimax-music3": DiffusionModel(
+        {"cond_layer_logits": ANY, "latent_conditioners.0.weight": ANY}
+        | {"diffusion_transformer.transformer.layers.0.self_attn.to_qkv.weight": ANY}
+    ),
     "hidream-o1": DiffusionModel({"t_embedder1.mlp.0.weight": ANY, "x_embedder.proj1.weight": ANY}),
 }  # fmt: skip
 
@@ -224,10 +252,14 @@ TEXT_ENCODERS: dict[str, TextEncoder] = {
     "qwen3-0.6b": TextEncoder("llama.Qwen3_06B"),
     "qwen3-4b": TextEncoder("llama.Qwen3_4B"),
     "qwen3-8b": TextEncoder("llama.Qwen3_8B"),
+    "qwen3-vl-8b": TextEncoder("qwen3vl.Qwen3VL", published=True),
+    "qwen3.5-2b": TextEncoder("qwen35.Qwen35", published=True),
     "gemma-2-2b": TextEncoder("llama.Gemma2_2B"),
     "gemma-3-4b": TextEncoder("llama.Gemma3_4B"),
     "gemma-3-4b-vision": TextEncoder("llama.Gemma3_4B_Vision"),
     "gemma-3-12b": TextEncoder("llama.Gemma3_12B"),
+    "gemma-4-e4b": TextEncoder("gemma4.Gemma4_E4B"),
+    "gemma-4-12b": TextEncoder("gemma4.Gemma4_12B"),
     "mistral-3-24b": TextEncoder("llama.Mistral3Small24B"),
     "ministral-3-3b": TextEncoder("llama.Ministral3_3B"),
     "llama-3-8b": TextEncoder("llama.Llama2"),

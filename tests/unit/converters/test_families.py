@@ -45,6 +45,7 @@ ENCODERS = {
     "t5": ["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"],
     "gemma": [f"{LAYER}post_feedforward_layernorm.weight", f"{LAYER}self_attn.q_norm.weight"],
     "qwen2.5-vl": [f"{LAYER}self_attn.k_proj.bias", f"{LAYER}post_attention_layernorm.weight"],
+    "qwen3.5": [f"{LAYER}linear_attn.A_log", f"{LAYER}post_attention_layernorm.weight", f"{LAYER}mlp.gate_proj.weight"],
     "qwen3": [f"{LAYER}self_attn.q_norm.weight", f"{LAYER}post_attention_layernorm.weight"],
     "mistral": [f"{LAYER}post_attention_layernorm.weight", f"{LAYER}mlp.gate_proj.weight"],
 }
@@ -156,7 +157,7 @@ def test_a_diffusers_layout_is_refused_because_the_loader_joins_its_layers(kind:
     save_file(tensors, tmp_path / "x.safetensors")
     with open_source(tmp_path / "x.safetensors") as source:
         assert detect_family(source.tensors).name == "diffusers"
-        with pytest.raises(PlanError, match="ComfyUI joins while it loads them; save it from ComfyUI once"):
+        with pytest.raises(PlanError, match="ComfyUI joins while it loads them; take the single-file release"):
             make_plan(source)
 
 

@@ -272,6 +272,7 @@ BAD = {
     ),
     "match": ({"rules": [{"policy": "keep", "match": "x"}]}, 'rule 1 needs a "policy" and a list'),
     "blocks": ({"rules": [], "block_names": 3}, '"block_names" must be'),
+    "renames": ({"rules": [], "replace_names": {"a": "b"}}, "replace_names"),
     "limits": ({"rules": [], "limits": {"width": 3}}, '"limits" takes whole numbers for divisible_by'),
     "zero": ({"rules": [], "limits": {"divisible_by": 0}}, "at least 1"),
 }
