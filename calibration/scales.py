@@ -41,12 +41,12 @@ class ActivationRange:
     """The range that a layer's input is quantized to.
 
     amax: largest magnitude represented; None = dynamic, no input_scale is stored.
-    clip_rate: predicted share 0..1 of the elements above it. guarded: a freak value was left out.
+    clip_rate: predicted share 0..1 of the elements above it, None when no elements were counted. guarded: a freak value was left out.
     note: what the user should know, "" when nothing.
     """
 
     amax: float | None
-    clip_rate: float
+    clip_rate: float | None
     guarded: bool
     note: str
 
@@ -112,7 +112,10 @@ def _calls_range(stats: LayerStatistics) -> ActivationRange:
 
 
 def _range(stats: LayerStatistics, value: float, guarded: bool, note: str) -> ActivationRange:
-    clip_rate = 0.0 if value >= stats.amax else fraction_above(stats.element_magnitude, value)
+    clip_rate: float | None = 0.0
+    if value < stats.amax:
+        counted = int(stats.element_magnitude.sum()) > 0
+        clip_rate = fraction_above(stats.element_magnitude, value) if counted else None
     notes = [part for part in (note, _nonfinite_note(stats)) if part]
     return ActivationRange(value, clip_rate, guarded, "; ".join(notes))
 

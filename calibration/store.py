@@ -94,7 +94,7 @@ def load(path: str | PathLike[str]) -> Calibration:
     except OSError as error:
         raise CalibrationError(f"The calibration {path} cannot be read: {error.strerror or error}.") from error
     except SafetensorError as error:
-        raise _broken(path, f"it is no safetensors file ({error})") from error
+        raise _broken(path, f"it is no safetensors file ({str(error)[:200]!r})") from error
     for name in (*_HISTOGRAMS, "schedule"):
         if tensors[name].numel() and not 0 <= int(tensors[name].min()) <= int(tensors[name].max()) <= MAX_COUNT:
             raise _broken(path, f"{name} holds a count outside of 0..2**53")
@@ -134,7 +134,7 @@ def _described(path: str | PathLike[str], metadata: dict[str, str]) -> dict[str,
     if metadata.get("format") != FORMAT:
         raise _broken(path, "it is a safetensors file of another kind")
     if metadata.get("version") != VERSION:
-        raise _broken(path, f"its version is {metadata.get('version')!r} and this nvfp4-studio reads {VERSION!r}")
+        raise _broken(path, f"its version is {metadata.get('version', '')[:40]!r} and this nvfp4-studio reads {VERSION!r}")
     try:
         described = json.loads(metadata.get("calibration", ""))
     except (ValueError, RecursionError) as error:

@@ -58,6 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     calibration = read_calibration(arguments.file)
     if arguments.plot:
+        from ..calibration import CalibrationError
+
+        if not arguments.plot.lower().endswith(".png"):
+            raise CalibrationError(f"The picture {arguments.plot} must end in .png.")
         from ..converters.plots import calibration_plot
 
         calibration_plot(calibration).save(arguments.plot)

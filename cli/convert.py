@@ -36,9 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..converters import Cancelled, ConversionError, convert, report_stem
 
-    stem = _report_stem(arguments.report) if arguments.report else report_stem(arguments.target)
+    stem = _report_stem(arguments.report, arguments.target) if arguments.report else report_stem(arguments.target)
     if not stem.parent.is_dir():
         raise ConversionError(f"The folder {stem.parent} does not exist; create it or choose another output.")
+    if arguments.report and not arguments.overwrite:
+        there = next((path for path in (_with(stem, ".json"), _with(stem, ".md")) if path.is_file()), None)
+        if there is not None:
+            raise ConversionError(f"The report {there} exists already; choose another --report or use --overwrite.")
     calibration = calibration_of(arguments)
     with Interrupt() as interrupt, Bar() as bar:
         try:
@@ -68,10 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report_stem(path: str) -> Path:
-    """PATH without the ending of one of the files that will be written."""
+def _report_stem(path: str, target: str) -> Path:
+    """PATH without the ending of one of the files that will be written; inside PATH when it is a folder."""
+    from ..converters import report_stem
+
     stem = Path(path)
+    if stem.is_dir():
+        return stem / report_stem(target).name
     return stem.with_suffix("") if stem.suffix in (".json", ".md") else stem
+
+
+def _with(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
 
 
 def _tell(report: Report, target: str, written: list[Path]) -> None:
@@ -81,8 +93,8 @@ def _tell(report: Report, target: str, written: list[Path]) -> None:
         f"({facts['ratio']:.2f} of the source) in {duration(facts['seconds'])}, verified."
     )
     print(
-        f"{facts['nvfp4_layers']} layers NVFP4, {facts['fp8_layers']} FP8. Weights: mean SQNR "
-        f"{decibels(facts['mean_sqnr_db'])}, worst {decibels(facts['worst_sqnr_db'])} in {facts['worst_layer']}."
+        f"{facts['nvfp4_layers']} layers NVFP4, {facts['fp8_layers']} FP8. NVFP4 weights: mean SQNR "
+        f"{decibels(facts['mean_sqnr_db'])}; worst layer {decibels(facts['worst_sqnr_db'])} in {facts['worst_layer']}."
     )
     print(f"Report: {', '.join(str(path) for path in written)}")
     for warning in report.plan.warnings[:WARNINGS_SHOWN]:

@@ -7,6 +7,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # a closed terminal; Windows has none
+    SIGNALS.append(signal.SIGHUP)
+
 
 class Interrupted(Exception):
     """The user stopped the work; `status` is the exit status that shells expect: 128 + the signal's number."""
@@ -17,7 +21,7 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Within this context the first SIGINT or SIGTERM only makes the object, called, return True.
+    """Within this context the first SIGINT, SIGTERM or SIGHUP only makes the object, called, return True.
 
     It is the `cancelled` that the converter asks several times a second. The second signal raises
     KeyboardInterrupt, which unwinds through every clean-up. Handlers are put back on leaving; outside of the
@@ -33,7 +37,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for kind in (signal.SIGINT, signal.SIGTERM):
+            for kind in SIGNALS:
                 self._before[kind] = signal.signal(kind, self._received)
         return self
 

@@ -13,8 +13,9 @@ import torch
 
 from ..calibration import Calibration
 from .decide import make_plan
-from .errors import Cancelled, ConversionError, VerificationError
+from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .formats import fp8, nvfp4, tags
+from .layers import LEGACY_NAMES
 from .pipeline import default_workers, one_thread, ordered
 from .plan import LayerDecision, Options, Plan
 from .report import Report
@@ -65,7 +66,8 @@ def convert(
         workers: threads that read and quantize ahead of the writing; None for one a core, at most 4.
             Memory is about that many of the largest tensor; the bytes do not depend on it.
         progress: see ``Progress``; the whole is twice the output's size, writing and verifying.
-        cancelled: asked several times a second; True ends the conversion and leaves nothing behind.
+        cancelled: asked several times a second, also from other threads; True ends the conversion and
+            leaves nothing behind.
 
     Raises:
         Cancelled: ``cancelled`` returned True.
@@ -117,6 +119,9 @@ def convert(
                 if copy.spec.name not in writer.done:
                     writer.write_bytes(copy.spec.name, _checked(source.chunks(copy.source_name), check))
                 done += copy.spec.nbytes
+            for constant in plan.constants:
+                if constant.spec.name not in writer.done:
+                    writer.write_bytes(constant.spec.name, [constant.data])
             progress(writer.size, total, "writing to disk")
             temporary = writer.finish()
             with open_source(temporary) as written:
@@ -170,10 +175,16 @@ def _described(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.
         return tags.tensor(tags.encode(layer.tag))
     if suffix == "input_scale" and layer.input_scale is not None:
         return torch.tensor(layer.input_scale, dtype=torch.float32)
-    legacy = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
-    for name in (suffix, legacy.get(suffix, suffix)):
-        if f"{layer.source_name}.{name}" in source.tensors:
-            return source.read(f"{layer.source_name}.{name}").to(spec.dtype).reshape(spec.shape)
+    for name in (suffix, *(old for old, new in LEGACY_NAMES.items() if new == suffix)):
+        stored = f"{layer.source_name}.{name}"
+        if stored in source.tensors:
+            tensor = source.read(stored)
+            values = tensor.float()
+            if spec.dtype == torch.float32 and not bool((torch.isfinite(values) & (values > 0)).all()):
+                raise SourceError(
+                    f"{source.path}: {stored} is not a positive number; the source is damaged, get it from its author again."
+                )
+            return tensor.to(spec.dtype).reshape(spec.shape)
     return torch.ones((), dtype=torch.float32)
 
 

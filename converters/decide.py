@@ -11,7 +11,7 @@ from .families import component, detect_family
 from .formats import nvfp4
 from .layer_rules import decide_layer
 from .layers import recognise
-from .passthrough import copies_of, metadata_of, repairs_of
+from .passthrough import constants_of, copies_of, metadata_of, repairs_of
 from .plan import LAYOUTS, LayerDecision, Options, Plan
 from .recipe import Blocks, load_recipe
 from .rounding import rounding
@@ -61,9 +61,15 @@ def make_plan(
     layers = tuple(
         decide_layer(context, layer)
         for layer in recognised.layers.values()
-        if context.kept(layer.weight) and context.part(layer.weight) != "other"
+        if context.kept(layer.weight) and (layer.described or context.part(layer.weight) != "other")
     )
     if not any(layer.format == nvfp4.NAME and layer.action == "quantize" for layer in layers):
+        done = next((layer for layer in layers if layer.reason.endswith("already")), None)
+        if done is not None:
+            raise PlanError(
+                f"{source.path.name} holds {done.format} already (layer {done.source_name}) and nothing else to convert; "
+                "convert from the FP8 or BF16 original."
+            )
         raise PlanError(
             f"Recipe {context.recipe.name} makes no layer of {source.path.name} ({family.title}) NVFP4; "
             "choose another recipe, for example generic or weight-only."
@@ -78,6 +84,7 @@ def make_plan(
         calibration=(calibration_name or "calibration") if calibration is not None else None,
         layers=layers,
         copies=copies_of(context, layers),
+        constants=constants_of(context),
         metadata={},
         repairs=tuple(repairs_of(context, layers)),
         warnings=(*warnings, *_notes(layers)),

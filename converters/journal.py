@@ -7,13 +7,17 @@ differs starts anew. The lock is the operating system's and ends with its proces
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 MAX_JOURNAL_BYTES = 64 << 20
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What some NFS, SMB and FUSE folders answer."""
 
 
 class Journal:
@@ -46,7 +50,8 @@ class Journal:
 
     def start(self, done: set[str]) -> None:
         """Write the journal anew with what is already done, and keep it open."""
-        self._file = self._path.open("wb")
+        self._file = open_private(self._path)
+        self._file.truncate(0)
         self._append(self._fingerprint)
         self._append(sorted(done))
 
@@ -68,10 +73,29 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
+def open_private(path: Path) -> BinaryIO:
+    """Open or make a file that belongs to nobody else, for reading and writing, without truncating it.
+
+    Raises:
+        OSError: the name is a link, a folder, a device, or one of several names of a file. Writing
+            through it could destroy something that is not ours.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    if path.is_symlink():  # where the system knows no O_NOFOLLOW
+        raise OSError(errno.ELOOP, "its temporary name is a link; remove it", str(path))
+    file = os.fdopen(os.open(path, flags, 0o644), "r+b")
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        file.close()
+        raise OSError(errno.EEXIST, "its temporary name belongs to another file; remove it", str(path))
+    return file
+
+
 def lock(file: BinaryIO) -> bool:
     """Try to take the exclusive lock on an open file; False when another process has it.
 
-    On Windows a locked range cannot be written, so a byte far beyond any file's end is locked there.
+    Some network folders know no locks; there nothing guards against two conversions to one target. On
+    Windows a locked range cannot be written, so a byte far beyond any file's end is locked.
     """
     if sys.platform == "win32":
         import msvcrt
@@ -91,4 +115,7 @@ def lock(file: BinaryIO) -> bool:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     return True

@@ -24,15 +24,13 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
     """Decide one weight of the diffusion model or of a text encoder.
 
     Raises:
-        PlanError: the weight is stored in a format that cannot be converted or kept as the plan needs.
+        PlanError: an FP8 layer that should stay has scales that ComfyUI does not read.
     """
-    if context.part(layer.weight) == "text_encoder":
-        return _decide_text_encoder(context, layer)
+    if context.part(layer.weight) != "diffusion_model":
+        return _decide_bystander(context, layer)
     module = context.module(layer)
     if not (layer.is_fp8 or layer.is_plain):
-        raise PlanError(
-            f"{context.source.path.name} holds {layer.format} already (layer {layer.name}); convert from the FP8 or BF16 original."
-        )
+        return _carried(context, layer, module, f"{layer.format} already")
     policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
     if policy == nvfp4.NAME and context.family.guards(module):
         policy, reason = "keep", "ComfyUI reads the model's size from this shape"
@@ -63,7 +61,7 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
     layer gets one; a raw-cast layer that the recipe keeps was computed in full precision before and
     stays so; everything else without a scale is marked for full precision.
     """
-    raw = layer.tag is None and layer.scale is None
+    raw = not layer.described
     if raw and policy == "keep" and not context.blocks.contain(layer.weight):
         return _untouched(context, layer, module, reason)
     repairs = []
@@ -71,42 +69,48 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
         repairs.append("weight_scale = 1 added (values unchanged)")
     if layer.tag is None and layer.scale is not None and layer.scale.endswith(".weight_scale"):
         repairs.append("missing quantization tag added")
-    chosen, notes = (None, ()) if (raw or layer.full_precision) and policy == "keep" else activation(context, module)
-    carried = layer.input_scale if chosen is None and not layer.full_precision else None
+    # Tensor cores multiply no two E5M2 matrices.
+    stays_full = layer.full_precision or layer.format == "float8_e5m2" or (raw and policy == "keep")
+    chosen, notes = (None, ()) if stays_full else activation(context, module)
+    carried = layer.input_scale if chosen is None and not stays_full else None
     full_precision = carried is None and (chosen is None or chosen.amax is None)
     if full_precision and not layer.full_precision and not raw:
-        repairs.append("full_precision_matrix_mult set: no input_scale, ComfyUI would clamp activations at ±448")
+        repairs.append(
+            "full_precision_matrix_mult set: ComfyUI would clamp activations at ±448 or cannot multiply E5M2"
+        )
     name = context.output_name(layer.name)
     outputs = [context.unchanged(layer.weight), _scale_spec(context, layer, name)]
     if carried is not None:
         outputs.append(spec(name, "input_scale", torch.float32, ()))
-    return _decision(
-        context, layer, module, layer.format, "copy", reason, chosen, notes,
-        tags.tag(layer.format, full_precision), outputs, tuple(repairs),
-    )  # fmt: skip
+    tag = tags.tag(layer.format, full_precision)
+    return _decision(context, layer, module, layer.format, "copy", reason, chosen, notes, tag, outputs, tuple(repairs))
 
 
-def _decide_text_encoder(context: Context, layer: SourceLayer) -> LayerDecision:
-    """Text encoders pass through; ComfyUI computes them in full precision, so they need no input_scale."""
+def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
+    """Text encoders, VAE and unknown parts pass through, with the scales and tags that they have.
+
+    ComfyUI computes text encoders in full precision, so they need no input_scale. A raw FP8 matrix of a
+    text encoder gets the scale 1 that a mixed-precision text encoder asks for; a table does not.
+    """
     name = context.output_name(layer.name)
-    if layer.is_fp8 and (layer.tag is not None or layer.scale is not None or not any(t in name for t in NOT_LINEAR)):
+    part = context.part(layer.weight).replace("_", " ")
+    is_table = any(word in f"{name}." for word in NOT_LINEAR)
+    if layer.is_fp8 and (layer.described or (part == "text encoder" and not is_table)):
         repairs = () if layer.scale else ("weight_scale = 1 added (values unchanged)",)
         outputs = [context.unchanged(layer.weight), _scale_spec(context, layer, name)]
         if layer.input_scale is not None:
             outputs.append(spec(name, "input_scale", torch.float32, ()))
         tag = tags.tag(layer.format, layer.full_precision)
-        return _decision(
-            context, layer, layer.name, layer.format, "copy", "text encoder", None, (), tag, outputs, repairs
-        )
-    if layer.is_plain or layer.tag is None:
-        return _untouched(context, layer, layer.name, "text encoder")
-    companions = [key for key in context.recognised.descriptions if key.rpartition(".")[0] == layer.name]
-    outputs = [
-        context.unchanged(key) for key in (layer.weight, *sorted(companions)) if not key.endswith(".comfy_quant")
-    ]
-    return _decision(
-        context, layer, layer.name, layer.format, "copy", "text encoder", None, (), dict(layer.tag), outputs
-    )
+        return _decision(context, layer, layer.name, layer.format, "copy", part, None, (), tag, outputs, repairs)
+    if layer.is_plain:
+        return _untouched(context, layer, layer.name, part)
+    return _carried(context, layer, layer.name, part)
+
+
+def _carried(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
+    """A weight that is quantized already keeps its bytes, all its scales and its tag."""
+    outputs = [context.unchanged(name) for name in (layer.weight, *layer.companions)]
+    return _decision(context, layer, module, layer.format, "copy", reason, None, (), layer.tag, outputs)
 
 
 def _untouched(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
@@ -134,7 +138,7 @@ def _decision(
         outputs.append(spec(name, "input_scale", torch.float32, ()))
     if tag is not None:
         outputs.append(spec(name, "comfy_quant", torch.uint8, (len(tags.encode(tag)),)))
-    own = [key for key in context.recognised.descriptions if key.rpartition(".")[0] == layer.name]
+    own = [*layer.companions, f"{layer.name}.comfy_quant"]
     tensors = context.source.tensors
     return LayerDecision(
         name=name,
@@ -152,7 +156,7 @@ def _decision(
         clip_rate=chosen.clip_rate if chosen is not None and amax is not None else None,
         repairs=repairs,
         notes=notes,
-        bytes_before=tensors[layer.weight].nbytes + sum(tensors[key].nbytes for key in own),
+        bytes_before=tensors[layer.weight].nbytes + sum(tensors[key].nbytes for key in own if key in tensors),
         outputs=tuple(outputs),
     )
 

@@ -14,12 +14,13 @@ An FP8 weight without a scale is a raw cast: its values are meant as they stand 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import SourceError
-from .source import Source
+from .source import Source, TensorInfo
 
 FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 PLAIN_FORMATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -35,6 +36,15 @@ COMPANIONS = (
     "scale_input",
 )
 """Suffixes of the tensors that describe a quantized weight and never outlive it."""
+LEGACY_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+CARRIED_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "nvfp4": ("weight_scale", "weight_scale_2"),
+    "mxfp8": ("weight_scale",),
+    "int8_tensorwise": ("weight_scale",),
+    "convrot_w4a4": ("weight_scale",),
+    "asym_w4a8_int8": ("weight_s_rel",),
+}
+"""Formats that are left as they are where a source has them, each with what ComfyUI refuses to load it without."""
 MAX_TAG_BYTES = 65_536
 
 
@@ -43,7 +53,8 @@ class SourceLayer:
     """One two-dimensional ``.weight`` and what the source says about its storage.
 
     ``format`` is ComfyUI's name for quantized weights (``float8_e4m3fn``, ``nvfp4`` …) and the
-    dtype's name otherwise. ``scale`` and ``input_scale`` are tensor names, None where absent.
+    dtype's name otherwise. ``scale`` and ``input_scale`` are tensor names, None where absent;
+    ``companions`` all tensors that describe the weight, tags apart.
     """
 
     name: str
@@ -54,6 +65,12 @@ class SourceLayer:
     input_scale: str | None
     tag: Mapping[str, Any] | None
     full_precision: bool
+    companions: tuple[str, ...]
+
+    @property
+    def described(self) -> bool:
+        """True when anything but the dtype says that this weight is quantized."""
+        return self.tag is not None or bool(self.companions)
 
     @property
     def weight(self) -> str:
@@ -67,79 +84,149 @@ class SourceLayer:
     def is_plain(self) -> bool:
         return self.format in PLAIN_FORMATS.values()
 
+    @property
+    def is_carried(self) -> bool:
+        """True when the weight is quantized already, in a format that a conversion leaves as it is."""
+        return self.format in CARRIED_FORMATS
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A quantized weight that is not a matrix (expert bank, convolution): it keeps its bytes, scales and tag."""
+
+    tag: Mapping[str, Any] | None
+    companions: tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Recognised:
     """What a source holds besides plain tensors.
 
-    ``layers`` are the two-dimensional weights; ``descriptions`` the tensors that only describe the
-    quantization of a layer or of nothing (stale) and never reach the output as they are; ``carried``
-    the tags of quantized weights of other ranks (expert banks, convolutions), kept verbatim.
+    ``layers`` are the two-dimensional weights of a float or quantized format; ``carried`` the quantized
+    weights of other ranks; ``descriptions`` all tensors that only describe a quantization, also that of
+    nothing (stale): they reach the output only through the layer that they describe.
     """
 
     layers: Mapping[str, SourceLayer]
+    carried: Mapping[str, Carried]
     descriptions: frozenset[str]
-    carried: Mapping[str, Mapping[str, Any]]
 
     def weights(self) -> list[str]:
         """The names of all two-dimensional weight tensors."""
         return [layer.weight for layer in self.layers.values()]
 
 
+def todays_name(name: str) -> str:
+    """A companion's name today: ``X.scale_weight`` is now ``X.weight_scale``, ``X.scale_input`` ``X.input_scale``."""
+    layer, _, suffix = name.rpartition(".")
+    return f"{layer}.{LEGACY_NAMES.get(suffix, suffix)}"
+
+
 def recognise(source: Source) -> Recognised:
     """Recognise every quantized weight of a source.
 
     Raises:
-        SourceError: a tag that cannot be read, or a tag that contradicts the stored dtype.
+        SourceError: a tag that cannot be read or contradicts the stored dtype, or scales of a kind that
+            neither ComfyUI nor nvfp4-studio knows.
     """
     tensors = source.tensors
     tags = _tags(source)
+    companions: dict[str, list[str]] = {}
+    descriptions = set()
+    for name in tensors:
+        layer, _, suffix = name.rpartition(".")
+        if suffix in (*COMPANIONS, MARKER):
+            descriptions.add(name)
+            if suffix not in ("comfy_quant", MARKER):
+                companions.setdefault(layer, []).append(name)
+        elif suffix == "weight_scale_inv":
+            raise SourceError(
+                f"{source.path}: layer {layer} has block-wise scales ({suffix}), which ComfyUI does not read; "
+                "convert from another release of this model."
+            )
     layers: dict[str, SourceLayer] = {}
-    described = {name for name in tensors if name.rpartition(".")[2] in (*COMPANIONS, MARKER)}
-    markers = {name[: -len(MARKER)]: tensors[name] for name in described if name.rpartition(".")[2] == MARKER}
+    carried: dict[str, Carried] = {}
     for name, info in tensors.items():
-        if not name.endswith(".weight") or len(info.shape) != 2:
+        if not name.endswith(".weight"):
             continue
         layer = name[: -len(".weight")]
-        tag = tags.get(layer)
-        scale = _first(tensors, f"{layer}.weight_scale", f"{layer}.scale_weight")
-        stored = FP8_FORMATS.get(info.dtype) or PLAIN_FORMATS.get(info.dtype) or info.dtype.lower()
-        full_precision = bool(tag and tag.get("full_precision_matrix_mult", False))
-        if tag is None and f"{layer}.scale_weight" in tensors:
-            marker = max((prefix for prefix in markers if layer.startswith(prefix)), key=len, default=None)
-            full_precision = marker is not None and markers[marker].shape == (2,)
-        if tag is not None:
-            stored = _checked_format(source, layer, tag, stored)
-        elif info.dtype == "U8" and f"{layer}.weight_scale_2" in tensors:
-            stored = "nvfp4"
-        layers[layer] = SourceLayer(
-            name=layer,
-            shape=(info.shape[0], info.shape[1]),
-            dtype=info.dtype,
-            format=stored,
-            scale=scale if stored not in PLAIN_FORMATS.values() else None,
-            input_scale=_input_scale(source, layer),
-            tag=tag,
-            full_precision=full_precision,
-        )
-    other_ranks = {name[: -len(".weight")] for name, info in tensors.items() if name.endswith(".weight")} - set(layers)
-    carried = {layer: tag for layer, tag in tags.items() if layer in other_ranks}
-    kept = {name for name in described if name.rpartition(".")[0] in other_ranks}
-    return Recognised(layers, frozenset(described - kept), carried)
+        own = tuple(_kept_companions(source, companions.get(layer, [])))
+        tag = tags[layer] if layer in tags else _legacy_tag(source, layer)
+        described = tag is not None or bool(own)
+        if len(info.shape) == 2 and (described or info.dtype in FP8_FORMATS or info.dtype in PLAIN_FORMATS):
+            layers[layer] = _layer(source, layer, info, tag if layer in tags else None, tag, own)
+        elif described:
+            carried[layer] = Carried(tag, own)
+    return Recognised(layers, carried, frozenset(descriptions))
 
 
-def _first(tensors: Mapping[str, Any], *names: str) -> str | None:
-    return next((name for name in names if name in tensors), None)
+def _layer(
+    source: Source,
+    name: str,
+    info: TensorInfo,
+    tag: Mapping[str, Any] | None,
+    meant: Mapping[str, Any] | None,
+    companions: tuple[str, ...],
+) -> SourceLayer:
+    """``tag`` is today's, ``meant`` also what the legacy form amounts to."""
+    stored = FP8_FORMATS.get(info.dtype) or PLAIN_FORMATS.get(info.dtype) or info.dtype.lower()
+    if tag is not None:
+        stored = _checked_format(source, name, tag, stored)
+    elif info.dtype == "U8" and f"{name}.weight_scale_2" in companions:
+        stored = "nvfp4"
+    scale = next((key for key in companions if todays_name(key) == f"{name}.weight_scale"), None)
+    return SourceLayer(
+        name=name,
+        shape=(info.shape[0], info.shape[1]),
+        dtype=info.dtype,
+        format=stored,
+        scale=scale if stored not in PLAIN_FORMATS.values() else None,
+        input_scale=_input_scale(source, name, companions),
+        tag=tag,
+        full_precision=bool(meant and meant.get("full_precision_matrix_mult", False)),
+        companions=companions,
+    )
 
 
-def _input_scale(source: Source, layer: str) -> str | None:
-    """The tensor with the layer's input_scale. A legacy scale of 1.0 means "none", and the loader drops it too."""
-    legacy = f"{layer}.scale_input"
-    if f"{layer}.input_scale" in source.tensors:
-        return f"{layer}.input_scale"
-    if legacy not in source.tensors or source.tensors[legacy].shape not in ((), (1,)):
+def _kept_companions(source: Source, names: list[str]) -> list[str]:
+    """Without legacy input scales of 1.0, which mean "none" (the loader drops them too)."""
+    return [
+        name
+        for name in names
+        if not (name.endswith(".scale_input") and _count(source, name) == 1 and float(source.read(name)) == 1.0)
+    ]
+
+
+def _legacy_tag(source: Source, layer: str) -> Mapping[str, Any] | None:
+    """The tag that ComfyUI derives for ``X.scale_weight`` below a marker ``<prefix>scaled_fp8``.
+
+    A marker of two elements means full-precision matrix multiplication.
+    """
+    if f"{layer}.scale_weight" not in source.tensors or METADATA_KEY in source.metadata:
         return None
-    return None if float(source.read(legacy)) == 1.0 else legacy
+    parts = layer.split(".")
+    for length in range(len(parts), -1, -1):
+        marker = ".".join([*parts[:length], MARKER])
+        if marker in source.tensors:
+            entry: dict[str, Any] = {
+                "format": FP8_FORMATS.get(source.tensors[f"{layer}.weight"].dtype, "float8_e4m3fn")
+            }
+            return entry | ({"full_precision_matrix_mult": True} if _count(source, marker) == 2 else {})
+    return None
+
+
+def _count(source: Source, name: str) -> int:
+    return math.prod(source.tensors[name].shape)
+
+
+def _input_scale(source: Source, layer: str, companions: tuple[str, ...]) -> str | None:
+    """The tensor with the layer's input_scale, under its name of today or of old."""
+    name = next((key for key in companions if todays_name(key) == f"{layer}.input_scale"), None)
+    if name is not None and _count(source, name) != 1:
+        raise SourceError(
+            f"{source.path}: {name} has {_count(source, name)} values where one is expected; it is damaged."
+        )
+    return name
 
 
 def _checked_format(source: Source, layer: str, tag: Mapping[str, Any], stored: str) -> str:
@@ -165,19 +252,19 @@ def _tags(source: Source) -> dict[str, Mapping[str, Any]]:
                 raise SourceError(f"{source.path}: {name} is no tag ({info.dtype}, {info.nbytes} bytes).")
             tags[name[: -len(".comfy_quant")]] = _object(source, name, bytes(source.read(name).numpy().tobytes()))
     if METADATA_KEY in source.metadata:
-        header = _object(source, METADATA_KEY, source.metadata[METADATA_KEY].encode())
+        header = _object(source, METADATA_KEY, source.metadata[METADATA_KEY])
         entries = header.get("layers", {})
         if not isinstance(entries, dict):
             raise SourceError(f"{source.path}: {METADATA_KEY} lists no layers; the file is damaged.")
         for layer, tag in entries.items():
             if not isinstance(tag, dict):
                 raise SourceError(f"{source.path}: {METADATA_KEY} has a malformed entry for {layer[:200]}.")
-            tags[_verbatim_or_prefixed(source, layer)] = tag
+            tags[resolved(source, layer)] = tag
     return tags
 
 
-def _verbatim_or_prefixed(source: Source, layer: str) -> str:
-    """Some files name layers without the prefix that their keys carry (ComfyUI issue 11764)."""
+def resolved(source: Source, layer: str) -> str:
+    """The layer that a header entry means: some files name layers without the prefix that their keys carry (ComfyUI issue 11764)."""
     if f"{layer}.weight" not in source.tensors:
         for prefix in ("model.diffusion_model.", "model.model.", "net.", "model."):
             if f"{prefix}{layer}.weight" in source.tensors:
@@ -185,7 +272,7 @@ def _verbatim_or_prefixed(source: Source, layer: str) -> str:
     return layer
 
 
-def _object(source: Source, name: str, data: bytes) -> dict[str, Any]:
+def _object(source: Source, name: str, data: bytes | str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import torch
+
 from .. import __version__
 from .context import Context
 from .formats import tags
-from .layers import METADATA_KEY
-from .plan import Copy, LayerDecision, Plan
+from .layers import METADATA_KEY, Carried, resolved, todays_name
+from .plan import Constant, Copy, LayerDecision, Plan
+from .writer import TensorSpec
 
 PROVENANCE_KEY = "nvfp4_studio"
 STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")
@@ -19,11 +22,32 @@ STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")
 def copies_of(context: Context, layers: tuple[LayerDecision, ...]) -> tuple[Copy, ...]:
     """Everything that is neither a layer's weight nor describes one."""
     weights = {f"{layer.source_name}.weight" for layer in layers}
-    copies = []
-    for name in context.source.tensors:
-        if context.kept(name) and name not in weights and name not in context.recognised.descriptions:
-            copies.append(Copy(name, context.unchanged(name)))
+    copies = [
+        Copy(name, context.unchanged(name))
+        for name in context.source.tensors
+        if context.kept(name) and name not in weights and name not in context.recognised.descriptions
+    ]
+    for carried in _carried(context).values():
+        for name in carried.companions:
+            spec = context.unchanged(name)
+            copies.append(Copy(name, TensorSpec(todays_name(spec.name), spec.dtype, spec.shape)))
     return tuple(copies)
+
+
+def constants_of(context: Context) -> tuple[Constant, ...]:
+    """The ``comfy_quant`` tensors of weights that are carried over."""
+    constants = []
+    for name, carried in _carried(context).items():
+        if carried.tag is not None:
+            data = tags.encode(carried.tag)
+            constants.append(
+                Constant(TensorSpec(f"{context.output_name(name)}.comfy_quant", torch.uint8, (len(data),)), data)
+            )
+    return tuple(constants)
+
+
+def _carried(context: Context) -> dict[str, Carried]:
+    return {name: carried for name, carried in context.recognised.carried.items() if context.kept(name)}
 
 
 def repairs_of(context: Context, layers: tuple[LayerDecision, ...]) -> list[str]:
@@ -32,7 +56,7 @@ def repairs_of(context: Context, layers: tuple[LayerDecision, ...]) -> list[str]
     for layer in layers:
         for repair in layer.repairs:
             kinds.setdefault(repair, []).append(layer.name)
-    owners = {layer.source_name for layer in layers}
+    owners = {layer.source_name for layer in layers} | set(context.recognised.carried)
     described = (key for key in context.recognised.descriptions if context.kept(key))
     stale = sorted(key for key in described if key.rpartition(".")[0] not in owners)
     lines = [f"{repair}: {len(names)} layers, first {names[0]}" for repair, names in kinds.items()]
@@ -41,7 +65,7 @@ def repairs_of(context: Context, layers: tuple[LayerDecision, ...]) -> list[str]
     header = context.source.metadata.get(METADATA_KEY)
     if header is not None:
         named = json.loads(header).get("layers", {})
-        gone = [name for name in named if name not in owners and name not in context.recognised.carried]
+        gone = [name for name in named if context.kept(name) and resolved(context.source, name) not in owners]
         if gone:
             lines.append(f"header entries that no longer apply removed: {len(gone)}, first {gone[0]}")
     return lines
@@ -50,7 +74,7 @@ def repairs_of(context: Context, layers: tuple[LayerDecision, ...]) -> list[str]
 def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
     """The output's header metadata: the source's own, the tags of all layers, and how the file was made."""
     entries: dict[str, Mapping[str, object]] = {
-        context.output_name(name): tag for name, tag in context.recognised.carried.items() if context.kept(name)
+        context.output_name(name): carried.tag for name, carried in _carried(context).items() if carried.tag is not None
     }
     entries.update({layer.name: layer.tag for layer in plan.layers if layer.tag is not None})
     made = {

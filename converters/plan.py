@@ -84,6 +84,14 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A small tensor whose bytes are known beforehand: the tag of a weight that is carried over."""
+
+    spec: TensorSpec
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Plan:
     """All decisions about one source with one set of options."""
 
@@ -96,6 +104,7 @@ class Plan:
     calibration: str | None
     layers: tuple[LayerDecision, ...]
     copies: tuple[Copy, ...]
+    constants: tuple[Constant, ...]
     metadata: Mapping[str, str]
     repairs: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -104,7 +113,8 @@ class Plan:
 
     def specs(self) -> list[TensorSpec]:
         """Every tensor of the output."""
-        return [spec for layer in self.layers for spec in layer.outputs] + [copy.spec for copy in self.copies]
+        written = [spec for layer in self.layers for spec in layer.outputs]
+        return [*written, *(copy.spec for copy in self.copies), *(constant.spec for constant in self.constants)]
 
     def with_size(self) -> Plan:
         """The same plan with ``output_bytes``, header included."""

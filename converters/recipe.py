@@ -172,7 +172,7 @@ def parse_recipe(name: str, data: Any) -> Recipe:
         )
     blocks = data.get("block_names", ["block", "transformer", "layer"])
     if blocks != "repeated" and not _texts(blocks):
-        raise PlanError(f'Recipe {name}: "block_names" must be a list of texts or "repeated", not {str(blocks)[:80]}.')
+        raise PlanError(f'Recipe {name}: "block_names" must be a list of texts or "repeated", not {str(blocks)[:80]!r}.')
     rules = []
     for number, rule in enumerate(data["rules"], 1):
         if not isinstance(rule, dict) or not _texts(rule.get("match", [])):
@@ -200,7 +200,7 @@ def _texts(value: Any) -> bool:
 def _limits(name: str, data: Any) -> Limits:
     known = Limits.__dataclass_fields__
     if not isinstance(data, dict) or not all(key in known and type(n) is int and n >= 0 for key, n in data.items()):
-        raise PlanError(f'Recipe {name}: "limits" takes whole numbers for {", ".join(known)}, not {str(data)[:80]}.')
+        raise PlanError(f'Recipe {name}: "limits" takes whole numbers for {", ".join(known)}, not {str(data)[:80]!r}.')
     if data.get("divisible_by") == 0:
         raise PlanError(f'Recipe {name}: "divisible_by" must be at least 1.')
     return Limits(**data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..calibration.files import write_atomically
 from . import plots
 from .plan import LayerDecision, Plan
 from .verify import LayerError, Verification
@@ -101,8 +103,8 @@ class Report:
             f"| calibration | {plan.calibration or 'none: NVFP4 activations are scaled dynamically'} |",
             f"| size | {plan.source_bytes / 1e6:.2f} MB → {plan.output_bytes / 1e6:.2f} MB ({facts['ratio']:.3f}×) |",
             f"| layers | {', '.join(f'{count} {name}' for name, count in plan.count().items())} |",
-            f"| weight error of the changed layers | mean SQNR {_db(facts['mean_sqnr_db'])}, "
-            f"worst {_db(facts['worst_sqnr_db'])} in {facts['worst_layer']} |",
+            f"| weight error | NVFP4 layers: mean SQNR {_db(facts['mean_sqnr_db'])}; "
+            f"worst of all changed layers {_db(facts['worst_sqnr_db'])} in {facts['worst_layer']} |",
             "",
             *_section("Repaired", plan.repairs),
             *_section("Warnings", plan.warnings),
@@ -128,13 +130,15 @@ class Report:
         """Write ``stem.json``, ``stem.md`` and the plots ``stem-*.png``; return their paths."""
         stem = Path(stem)
         written = [stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".md")]
-        written[0].write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_atomically(written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
         pictures = self.pictures()
         links = "".join(f"![{name}]({stem.name}-{name}.png)\n\n" for name in pictures)
-        written[1].write_text(self.to_markdown().replace("## By kind", links + "## By kind", 1), encoding="utf-8")
+        write_atomically(written[1], self.to_markdown().replace("## By kind", links + "## By kind", 1).encode())
         for name, picture in pictures.items():
             written.append(stem.with_name(f"{stem.name}-{name}.png"))
-            picture.save(written[-1])
+            data = io.BytesIO()
+            picture.save(data, format="PNG")
+            write_atomically(written[-1], data.getvalue())
         return written
 
     def pictures(self) -> dict[str, plots.Picture]:

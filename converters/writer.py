@@ -20,7 +20,7 @@ from typing import BinaryIO
 import torch
 
 from .errors import ConversionError
-from .journal import Journal, lock
+from .journal import Journal, lock, open_private
 from .source import CODES
 
 SPACE_RESERVE = 16 << 20
@@ -131,17 +131,19 @@ class Writer:
     def _locked(self) -> BinaryIO:
         """Open and lock the temporary file. Another process may rename or remove it in between: then try again."""
         while True:
-            file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b")
-            if not lock(file):
-                file.close()
-                raise ConversionError(
-                    f"Another conversion is writing {self.target}; wait for it or choose another name."
-                )
+            file = open_private(self.temporary)
             try:
+                if not lock(file):
+                    raise ConversionError(
+                        f"Another conversion is writing {self.target}; wait for it or choose another name."
+                    )
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(self.temporary)):
                     return file
             except FileNotFoundError:
                 pass
+            except BaseException:
+                file.close()
+                raise
             file.close()
 
     def _begin(self, head: bytes) -> None:
@@ -232,8 +234,11 @@ class Writer:
         assert self._file is not None
         self._check_target()
         try:
-            self._file.close()  # Windows renames no open file
+            if os.name == "nt":
+                self._file.close()  # Windows renames no open file
+            # Elsewhere the lock is held until the temporary name is gone: nobody can get hold of the file by it.
             os.replace(self.temporary, self.target)
+            self._file.close()
             self._file = None
             _sync_folder(self.target.parent)
             self._journal.remove()
@@ -244,13 +249,15 @@ class Writer:
         """Remove the temporary file and the journal, if they are still there and ours."""
         if self._file is None:
             return
+        file, self._file = self._file, None
         try:
-            self._file.close()
-        except OSError:
-            pass  # what was still buffered is thrown away on purpose
-        finally:
-            self._file = None
+            if os.name == "nt":
+                file.close()
             self.temporary.unlink(missing_ok=True)
+            file.close()
+        except OSError:
+            self.temporary.unlink(missing_ok=True)  # what was still buffered is thrown away on purpose
+        finally:
             self._journal.remove()
 
     def _check_target(self) -> None:
@@ -258,7 +265,7 @@ class Writer:
             raise ConversionError(
                 f"The folder {self.target.parent} does not exist; create it or choose another output."
             )
-        if self.target.is_dir() or (self.target.exists() and not self._overwrite):
+        if self.target.is_dir() or (os.path.lexists(self.target) and not self._overwrite):
             raise ConversionError(f"{self.target} exists already; choose another name or allow overwriting.")
 
     def _check_space(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import ConversionError, SourceError
+from ..rounding.e2m1 import positive
 
 NAME = "float8_e4m3fn"
 E4M3_MAX = 448.0
@@ -29,7 +30,7 @@ def encode(weight: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
     """
     values = weight.float()
     amax = finite(values.abs().amax(), name) if values.numel() else torch.zeros(())
-    scale = torch.where(amax > 0, amax / E4M3_MAX, torch.ones(()))
+    scale = positive(amax / E4M3_MAX)
     return {
         "weight": (values / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn),
         "weight_scale": scale.reshape(()),

@@ -64,6 +64,7 @@ def encode(
     Raises:
         ConversionError: the weight holds NaN or infinity.
     """
+    weight = weight.float() if weight.dtype == torch.float64 else weight
     tensor_scale = method.tensor_scale(fp8.finite(amax_of(weight), name)).to(device)
     return _encode(weight, lambda rows: targets.round_rows(rows, tensor_scale, method.TARGETS), tensor_scale, check)
 

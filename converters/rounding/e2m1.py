@@ -45,5 +45,10 @@ def amax_of(weight: torch.Tensor) -> torch.Tensor:
 
 
 def positive(scale: torch.Tensor) -> torch.Tensor:
-    """Replace a zero tensor scale (all weights zero) by 1, where the kernels would divide zero by zero."""
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    """Make a float32 tensor scale one that can be divided by.
+
+    Zero (all weights are zero) becomes 1, where the kernels would divide zero by zero; what is too small for
+    a normal float32 becomes the smallest one, whose products do not vanish.
+    """
+    smallest = torch.finfo(torch.float32).smallest_normal
+    return torch.where(scale > 0, scale.clamp(min=smallest), torch.ones_like(scale))

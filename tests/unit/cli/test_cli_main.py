@@ -120,5 +120,5 @@ def test_demo_passes_folder_and_status_on(
 
 def test_a_reports_path_may_name_one_of_its_files() -> None:
     for given in ("folder/r", "folder/r.json", "folder/r.md"):
-        assert convert._report_stem(given) == Path("folder/r")
-    assert convert._report_stem("folder/v1.2") == Path("folder/v1.2")
+        assert convert._report_stem(given, "out.safetensors") == Path("folder/r")
+    assert convert._report_stem("folder/v1.2", "out.safetensors") == Path("folder/v1.2")

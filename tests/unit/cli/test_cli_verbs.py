@@ -211,3 +211,16 @@ def test_warnings_are_told_but_not_all(run: Run, checkpoint: Path, tmp_path: Pat
     assert result.status == 0, result.err
     warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == convert_verb.WARNINGS_SHOWN and "more warnings in the report" in result.err
+
+
+def test_a_report_is_not_written_over_something_else(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text("my recipe")
+    words = ("convert", checkpoint, tmp_path / "out.safetensors", "--device", "cpu", "--report")
+    result = run(*words, mine)
+    assert result.status == 1 and "exists already" in result.err
+    assert mine.read_text() == "my recipe" and not (tmp_path / "out.safetensors").exists()
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    assert run(*words, folder).status == 0
+    assert {"out.report.json", "out.report.md"} <= {path.name for path in folder.iterdir()}

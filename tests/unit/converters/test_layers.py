@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from nvfp4_studio.converters.errors import SourceError
-from nvfp4_studio.converters.layers import recognise
+from nvfp4_studio.converters.layers import Carried, recognise
 from nvfp4_studio.converters.source import open_source
 
 Checkpoint = Callable[..., Path]
@@ -80,8 +80,9 @@ def test_expert_banks_keep_their_tensors_and_tags(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors", metadata={"_quantization_metadata": json.dumps(header)})
     with open_source(tmp_path / "x.safetensors") as source:
         found = recognise(source)
-    assert found.carried == {"moe": {"format": "float8_e4m3fn", "num_experts": 2}}
-    assert not found.layers and not found.descriptions
+    tag = {"format": "float8_e4m3fn", "num_experts": 2}
+    assert found.carried == {"moe": Carried(tag, ("moe.weight_scale",))}
+    assert not found.layers
 
 
 BAD = {

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import convert, verify
+from nvfp4_studio.converters import Options, convert, verify
+from nvfp4_studio.converters.formats import nvfp4
 
 Checkpoint = Callable[..., Path]
 Tensors = dict[str, torch.Tensor]
@@ -64,6 +65,12 @@ DAMAGE = {
     "legacy scale": (_stale, "stale tensor of the legacy form"),
     "FP8 that would clamp": (_clamping, "would clamp its input at ±448"),
     "bias changed": (_set("double_blocks.0.img_attn.qkv.bias", lambda t: t + 1), "differs from the source"),
+    "bias missing": (_drop("double_blocks.0.img_attn.qkv.bias"), "of the source is missing"),
+    "half of the rows": (_set(f"{QKV}.weight", lambda t: t[:192].clone()), "has shape [192, 64], expected [384, 64]"),
+    "other codes": (_set(f"{QKV}.weight", lambda t: torch.randint_like(t, 256)), "which no rounding explains"),
+    "block scales of zero": (_set(f"{QKV}.weight_scale", torch.zeros_like), "which no rounding explains"),
+    "block scales flat": (_set(f"{QKV}.weight_scale", lambda t: t.flatten()), "has shape"),
+    "tensor scale of two": (_set(f"{QKV}.weight_scale_2", lambda t: t.repeat(2)), "expected one value"),
     "foreign tensor": (lambda tensors, _: tensors.update(new=torch.ones(1)), "no counterpart"),
 }
 
@@ -81,6 +88,37 @@ def test_damage_is_found(
     save_file(tensors, tmp_path / "damaged.safetensors", metadata=metadata)
     problems = verify(source, tmp_path / "damaged.safetensors").problems
     assert any(said in problem for problem in problems), problems
+
+
+def test_a_header_without_layers_is_a_problem_and_no_crash(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    convert(source, target)
+    save_file(load_file(target), tmp_path / "bare.safetensors", metadata={"_quantization_metadata": "{}"})
+    assert verify(source, tmp_path / "bare.safetensors").problems
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e30])
+def test_errors_of_extreme_weights_are_numbers(size: float, tmp_path: Path) -> None:
+    weights = {"blocks.0.a.weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(1)) * size}
+    save_file(weights, tmp_path / "in.safetensors")
+    report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe="weight-only"))
+    (layer,) = report.verification.layers
+    assert layer.sqnr_db is not None and layer.sqnr_db > 10 and not layer.identical
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_cosine_agrees_with_float64_in_every_printed_digit(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(704, 1040, generator=generator)
+    save_file({"blocks.0.a.weight": weight}, tmp_path / "in.safetensors")
+    report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe="weight-only"))
+    stored = load_file(tmp_path / "out.safetensors")
+    parts = {name.rpartition(".")[2]: tensor for name, tensor in stored.items()}
+    decoded = nvfp4.decode(parts, (704, 1040)).double()
+    exact = weight.double()
+    (layer,) = report.verification.layers
+    assert layer.cosine == pytest.approx(float((exact * decoded).sum() / exact.norm() / decoded.norm()), abs=1e-7)
+    assert layer.rel_rmse == pytest.approx(float((exact - decoded).norm() / exact.norm()), rel=1e-6)
 
 
 def test_changed_weights_show_in_the_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
