@@ -7,7 +7,7 @@ the file is a bare diffusion model for the Load Diffusion Model node.
 
 Why ``full_precision_matrix_mult`` is set: an FP8 layer without ``input_scale`` runs in ComfyUI with static scale
 1.0, which clamps its input at +-448 and rounds small inputs to steps of 2**-9. A source has no statistics yet, so
-the mark keeps its activations exact on every machine; conversion earns the faster path by calibrating.
+the mark keeps its activations exact on every machine. A conversion leaves the mark on FP8 layers that stay.
 """
 
 from __future__ import annotations
