@@ -55,6 +55,7 @@ MODELS: dict[str, tuple[str, str, str, int, int]] = {
     "sd3.5-medium": ("SD3", "sd3", "sd3", 102, 80),
     "sd3.5-large": ("SD3", "sd3", "sd3", 136, 136),
     "hunyuan-video": ("HunyuanVideo", "hunyuan-video", "hunyuan-video", 136, 64),
+    "hunyuan-video-tencent": ("HunyuanVideo", "hunyuan-video", "hunyuan-video", 136, 64),
     "hunyuan-video-i2v": ("HunyuanVideoI2V", "hunyuan-video", "hunyuan-video", 136, 64),
     "hunyuan-video-1.5": ("HunyuanVideo15", "hunyuan-video", "hunyuan-video", 204, 200),
     "hunyuan-image-2.1": ("HunyuanImage21", "hunyuan-video", "hunyuan-video", 136, 64),

@@ -50,11 +50,17 @@ class Diffusion:
         else:
             seed = {key: empty(shape) for key, shape in model.seed.items()}
             config = comfy.model_detection.model_config_from_unet(seed, "", metadata=self.metadata)
-        self.layout: StateDict = dict(self._build(config).state_dict())
+        self.layout: StateDict = {}
+        for name, tensor in self._build(config).state_dict().items():
+            for ours, theirs in model.published:
+                name = name.replace(ours, theirs)
+            self.layout[name] = tensor
+        self.config = config
 
     def module_name(self, layer: str) -> str:
         """The layer's name in the model's module tree."""
-        return layer
+        (name,) = self.config.process_unet_state_dict({f"{layer}.weight": None})
+        return str(name).removesuffix(".weight")
 
     def identify(self, state: StateDict, metadata: dict[str, str]) -> str:
         """The model's class and configuration, or the error that detection ends with."""

@@ -6,7 +6,7 @@ what is detected there, on the meta device, and takes the key layout from that m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Shape = tuple[int, ...]
@@ -15,11 +15,15 @@ ANY: Shape = (1,)
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """``seed``: keys and shapes; ``config``: a whole configuration where detection needs a whole model."""
+    """``seed``: keys and shapes; ``config``: a whole configuration where detection needs a whole model.
+
+    ``published``: parts of names in the module tree and in the file, where ComfyUI renames them while it loads.
+    """
 
     seed: dict[str, Shape] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    published: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,23 @@ def _dotted(keys: dict[str, Shape]) -> dict[str, Shape]:
     return {key if key.endswith(plain) else f"{key}.weight": shape for key, shape in dotted.items()}
 
 
+TENCENT = (
+    ("_attn.qkv.", "_attn_qkv."),
+    ("_attn.proj.", "_attn_proj."),
+    ("_attn.norm.query_norm.", "_attn_q_norm."),
+    ("_attn.norm.key_norm.", "_attn_k_norm."),
+    ("_mod.lin.", "_mod.linear."),
+    (".modulation.lin.", ".modulation.linear."),
+    ("mlp.0.", "mlp.fc1."),
+    ("mlp.2.", "mlp.fc2."),
+    ("embedder.in_layer.", "embedder.mlp.0."),
+    ("embedder.out_layer.", "embedder.mlp.2."),
+    ("c_embedder.mlp.0.", "c_embedder.linear_1."),
+    ("c_embedder.mlp.2.", "c_embedder.linear_2."),
+    ("_in.in_layer.", "_in.mlp.0."),
+    ("_in.out_layer.", "_in.mlp.2."),
+)
+"""HunyuanVideo's names in Tencent's own files."""
 GUIDANCE: dict[str, Shape] = {"guidance_in__in_layer": ANY}
 VECTOR: dict[str, Shape] = {"vector_in__in_layer": (3072, 768)}
 GLOBAL: dict[str, Shape] = {"double_stream_modulation_img__lin": ANY}
@@ -154,6 +175,9 @@ DIFFUSION_MODELS: dict[str, DiffusionModel] = {
     "sd3.5-medium": sd3(24, joint_blocks__0__context_block__attn__ln_q=ANY, **blocks("joint_blocks", 13, "x_block.attn2.qkv.weight")),
     "sd3.5-large": sd3(38, joint_blocks__0__context_block__attn__ln_q=ANY),
     "hunyuan-video": hunyuan(3072, 16, (1, 2, 2), 4096, 64, (20, 40), vector_in__x=ANY, **GUIDANCE),
+    "hunyuan-video-tencent": replace(
+        hunyuan(3072, 16, (1, 2, 2), 4096, 64, (20, 40), vector_in__x=ANY, **GUIDANCE), published=TENCENT
+    ),
     "hunyuan-video-i2v": hunyuan(3072, 33, (1, 2, 2), 4096, 64, (20, 40), vector_in__x=ANY),
     "hunyuan-video-1.5": hunyuan(
         2048, 65, (1, 1, 1), 3584, 32, (54, 2), byt5_in__fc1=ANY, cond_type_embedding=(3, 2048), vision_in__proj__0=(1152,)
