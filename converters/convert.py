@@ -13,6 +13,7 @@ import torch
 
 from ..calibration import Calibration
 from .decide import make_plan
+from .digest import digests, placeholder
 from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .formats import fp8, nvfp4, tags
 from .layers import LEGACY_NAMES
@@ -84,8 +85,8 @@ def convert(
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
 
-    with one_thread(), open_source(source_path) as source:
-        if target.exists() and os.path.samefile(source.path, target):
+    with one_thread(), open_source(source_path) as source, digests(source.files) as source_digests:
+        if target.exists() and any(os.path.samefile(part, target) for part in source.files):
             raise ConversionError(f"The output {target} is the source itself; choose another name.")
         plan = make_plan(source, options, calibration, calibration_name)
         with Writer(
@@ -137,6 +138,8 @@ def convert(
                 raise VerificationError(
                     f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
                 )
+            progress(total, total, "hashing the source")
+            writer.fill_in({placeholder(number): digest for number, digest in enumerate(source_digests())})
             check()
             writer.commit()
             progress(total, total, "done")
@@ -145,10 +148,7 @@ def convert(
 
 def _fingerprint(source: Source, plan: Plan) -> str:
     """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source."""
-    stat = source.path.stat()
-    decided = json.dumps(
-        [plan.to_json(), dict(plan.metadata), str(source.path.resolve()), stat.st_size, stat.st_mtime_ns]
-    )
+    decided = json.dumps([plan.to_json(), dict(plan.metadata), source.stamp()])
     return hashlib.sha256(decided.encode()).hexdigest()
 
 

@@ -105,8 +105,8 @@ class Writer:
         """
         self.target = target
         self.temporary = target.with_name(f".{target.name}.part")
-        head, self._places = lay_out(specs, metadata)
-        self.size = len(head) + sum(spec.nbytes for _, spec in self._places.values())
+        self._head, self._places = lay_out(specs, metadata)
+        self.size = len(self._head) + sum(spec.nbytes for _, spec in self._places.values())
         self.done: frozenset[str] = frozenset()
         self._missing = set(self._places)
         self._unsynced: list[str] = []
@@ -120,7 +120,7 @@ class Writer:
             raise _explained(error, target) from error
         try:
             self._check_space()
-            self._begin(head)
+            self._begin()
         except OSError as error:
             self.abort()
             raise _explained(error, target) from error
@@ -146,18 +146,18 @@ class Writer:
                 raise
             file.close()
 
-    def _begin(self, head: bytes) -> None:
+    def _begin(self) -> None:
         """Write the header, or find that a killed run wrote it and go on after what is on disk."""
         assert self._file is not None
         self._file.seek(0, os.SEEK_END)
         complete = self._file.tell() == self.size
         self._file.seek(0)
-        if complete and self._file.read(len(head)) == head:
+        if complete and self._file.read(len(self._head)) == self._head:
             self.done = frozenset(self._journal.resume() & self._missing)
         if not self.done:
             self._file.seek(0)
             self._file.truncate(0)
-            self._file.write(head)
+            self._file.write(self._head)
             self._file.truncate(self.size)
             self._file.flush()
         self._missing -= self.done
@@ -228,6 +228,22 @@ class Writer:
             )
         self._sync()
         return self.temporary
+
+    def fill_in(self, known: Mapping[str, str]) -> None:
+        """Replace texts in the header by others of the same length, such as digests that are known only now."""
+        assert self._file is not None
+        head = self._head
+        for place, text in known.items():
+            if len(place) != len(text) or head.count(place.encode()) != 1:
+                raise ConversionError(f"The header has no single place for {place!r}; please report this.")
+            head = head.replace(place.encode(), text.encode())
+        try:
+            self._file.seek(0)
+            self._file.write(head)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _explained(error, self.target) from error
 
     def commit(self) -> None:
         """Give the finished file its name."""

@@ -312,3 +312,13 @@ def test_fp8_with_a_scale_for_each_row_is_dequantized_exactly(tmp_path: Path) ->
     assert report.verification.layers[0].sqnr_db == pytest.approx(
         float(10 * torch.log10(exact.square().sum() / noise)), abs=1e-3
     )
+
+
+def test_the_file_tells_how_it_was_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    convert(source, target, Options(rounding="nearest"), calibration=calibration_for(source), calibration_name="mine")
+    with safe_open(target, "pt") as file:
+        made = json.loads(file.metadata()["nvfp4_studio"])
+    assert made["source_sha256"] == {"source.safetensors": hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert (made["source"], made["recipe"], made["rounding"]) == ("source.safetensors", "flux", "nearest")
+    assert (made["input_scale"], made["calibration"], made["family"]) == ("p99.9", "mine", "flux")
