@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .signatures import SIGNATURES, TEXT_ENCODERS, WITHOUT_RECIPE, Signature
+from .signatures import NOT_LINEAR, SIGNATURES, TEXT_ENCODERS, WITHOUT_RECIPE, Signature
 from .source import TensorInfo
 
 PREFIXES = ("model.diffusion_model.", "model.model.", "net.")
@@ -19,9 +19,9 @@ OTHER_PREFIXES = ("vae.", "first_stage_model.", "vocoder.", "audio_vae.", "clip_
 class Family:
     """What was recognised.
 
-    ``prefix`` is that of the diffusion model's keys, possibly empty. ``guard`` holds patterns of the
-    layers that keep an unpacked format in every recipe, because ComfyUI reads the model's size from
-    their shape or because their module is no Linear.
+    ``prefix`` is that of the diffusion model's keys, possibly empty. ``guard`` and ``not_linear`` hold
+    patterns of the layers that keep an unpacked format in every recipe: ComfyUI reads the model's
+    size from the shapes of the former, and the latter's modules know no packed weights.
     """
 
     name: str
@@ -29,20 +29,17 @@ class Family:
     prefix: str
     default_recipe: str
     guard: tuple[str, ...]
+    not_linear: tuple[str, ...]
 
     def guards(self, layer: str) -> bool:
         """True when ComfyUI cannot load this layer's weight packed (``layer`` without prefix)."""
-        return any(re.fullmatch(pattern, layer) for pattern in self.guard)
+        return any(re.fullmatch(pattern, layer) for pattern in (*self.guard, *self.not_linear))
 
 
-GUARDED_EVERYWHERE = tuple(
-    sorted(
-        {pattern for known in (*SIGNATURES, *TEXT_ENCODERS) for pattern in (*known.guard, *known.not_linear)}.union(
-            WITHOUT_RECIPE
-        ).difference({".*"})
-    )
-)
+_KNOWN = (*SIGNATURES, *TEXT_ENCODERS)
+GUARDED_EVERYWHERE = tuple(sorted({rule for known in _KNOWN for rule in known.guard}.union(WITHOUT_RECIPE) - {".*"}))
 """An unknown model gets every family's guard: keeping a few small layers costs next to nothing."""
+NEVER_LINEAR = tuple(sorted({rule for known in _KNOWN for rule in known.not_linear}.union(NOT_LINEAR)))
 
 
 def detect_prefix(names: Iterable[str]) -> str:
@@ -74,10 +71,10 @@ def detect_family(tensors: Iterable[str] | Mapping[str, TensorInfo]) -> Family:
     prefix = detect_prefix(names)
     keys = [name[len(prefix) :] for name in names if name.startswith(prefix)]
     inside = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-    found = _first((*SIGNATURES, *TEXT_ENCODERS), keys, inside)
+    found = _first(_KNOWN, keys, inside)
     if found is None:
-        return Family("generic", "unknown model", prefix, "generic", GUARDED_EVERYWHERE)
-    return Family(found.name, found.title, prefix, found.recipe, (*found.guard, *found.not_linear))
+        return Family("generic", "unknown model", prefix, "generic", GUARDED_EVERYWHERE, NEVER_LINEAR)
+    return Family(found.name, found.title, prefix, found.recipe, found.guard, found.not_linear)
 
 
 def _first(signatures: Iterable[Signature], keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Signature | None:

@@ -228,9 +228,7 @@ WITHOUT_RECIPE = (
     # AuraFlow, HunyuanDiT, Ideogram 4, Kandinsky 5, MiniMax H3
     r"cond_seq_linear",
     r"extra_embedder\.0",
-    r"style_embedder",
     r"input_proj",
-    r"embed_image_indicator",
     r"visual_embeddings\.in_layer",
     r"condition_proj",
     r"time_embedder\.proj_in",
@@ -241,18 +239,25 @@ WITHOUT_RECIPE = (
     # Hunyuan3D, PixelDiT (its loader splits these rows), PiD
     r"latent_in",
     r"cond_in",
-    r".*\.moe\.gate",
     r"(.*\.)?pixel_blocks\..*\.adaLN_modulation\.0",
     r"lq_proj\..*",
-    # audio: ACE-Step, Stable Audio, MiniMax Music
-    r"lyric_embs",
+    # Stable Audio
     r"to_(global|cond)_embed\.0",
     r"transformer\.project_in",
     r"transformer\.layers\.0\.(self_attn\.to_qkv|to_local_embed\.0)",
-    r"diffusion_transformer\.timestep_features",
 )
-"""What ComfyUI reads or holds in no Linear in the models that it knows and that have no family here.
+"""What ComfyUI reads in the models that it knows and that have no family here.
 
 Found by the same trial, but for Stable Audio, PixelDiT and PiD, which do not build without weights:
 those are read from its source.
 """
+
+NOT_LINEAR = (
+    # HunyuanDiT, Ideogram 4, Hunyuan3D 2.1, ACE-Step, MiniMax Music
+    r"style_embedder",
+    r"embed_image_indicator",
+    r".*\.moe\.gate",
+    r"lyric_embs",
+    r"diffusion_transformer\.timestep_features",
+)
+"""What these models hold in no Linear."""

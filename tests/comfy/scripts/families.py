@@ -30,6 +30,7 @@ META = torch.device("meta")
 PUBLISHED = {"model.language_model.": "model.", "model.visual.": "visual."}
 """Prefixes on Hugging Face and what ``load_text_encoder_state_dicts`` makes of them."""
 CODES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8"}
+CODES[torch.float8_e4m3fn] = "F8_E4M3"
 converters = importlib.import_module(f"{load_pack().__name__}.converters")
 families = importlib.import_module(f"{converters.__name__}.families")
 nvfp4 = importlib.import_module(f"{converters.__name__}.formats.nvfp4")
@@ -130,6 +131,14 @@ class Encoder:
         return self.kind(self.config, torch.bfloat16, META, operations)
 
 
+def raw_fp8(layout: StateDict) -> StateDict:
+    """The same model with every matrix cast to FP8, as many files are published."""
+    return {
+        name: tensor.to(torch.float8_e4m3fn) if tensor.dim() == 2 and name.endswith(".weight") else tensor
+        for name, tensor in layout.items()
+    }
+
+
 def write_sparse(path: Path, layout: StateDict, prefix: str, metadata: dict[str, str]) -> None:
     """A safetensors file of zeros that takes no room on the disk."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
@@ -147,9 +156,11 @@ def write_sparse(path: Path, layout: StateDict, prefix: str, metadata: dict[str,
         file.truncate(8 + len(head) + end)
 
 
-def planned(model: Diffusion | Encoder, path: Path, prefix: str, recipe: str | None) -> dict[str, Any]:
+def planned(
+    model: Diffusion | Encoder, stored: StateDict, path: Path, prefix: str, recipe: str | None
+) -> dict[str, Any]:
     """Plan a conversion and let ComfyUI recognise and load what would be written."""
-    write_sparse(path, model.layout, prefix, model.metadata)
+    write_sparse(path, stored, prefix, model.metadata)
     layout = "diffusion-model" if prefix else "source"
     with converters.open_source(path) as source:
         family = families.detect_family(source.tensors)
@@ -211,7 +222,11 @@ def _is_mixed_linear(module: torch.nn.Module) -> bool:
 
 def examine(model: Diffusion | Encoder, path: Path) -> dict[str, Any]:
     prefix = "model.diffusion_model." if isinstance(model, Diffusion) else ""
-    plans = {"default": planned(model, path, prefix, None), "weight-only": planned(model, path, "", "weight-only")}
+    plans = {
+        "default": planned(model, model.layout, path, prefix, None),
+        "default from FP8": planned(model, raw_fp8(model.layout), path, "", None),
+        "weight-only": planned(model, model.layout, path, "", "weight-only"),
+    }
     sniffed, other = trial(model)
     with converters.open_source(path) as source:
         family = families.detect_family(source.tensors)
