@@ -13,7 +13,7 @@ import torch
 
 from ..calibration import Calibration
 from .decide import make_plan
-from .digest import digests, placeholder
+from .digest import digests, reserved_place
 from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .formats import fp8, nvfp4, tags
 from .layers import LEGACY_NAMES
@@ -139,7 +139,7 @@ def convert(
                     f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
                 )
             progress(total, total, "hashing the source")
-            writer.fill_in({placeholder(number): digest for number, digest in enumerate(source_digests())})
+            writer.fill_in({reserved_place(number): digest for number, digest in enumerate(source_digests())})
             check()
             writer.commit()
             progress(total, total, "done")

@@ -19,7 +19,7 @@ from .errors import SourceError
 CHUNK = 4 << 20
 
 
-def placeholder(number: int) -> str:
+def reserved_place(number: int) -> str:
     """What stands in the header for the digest of file ``number`` until it is known: 64 characters, like a digest."""
     return f"digest of file {number} ".ljust(64, ".")
 

@@ -9,7 +9,7 @@ import torch
 
 from .. import __version__
 from .context import Context
-from .digest import placeholder
+from .digest import reserved_place
 from .formats import tags
 from .layers import METADATA_KEY, Carried, resolved, todays_name
 from .plan import Constant, Copy, LayerDecision, Plan
@@ -81,7 +81,7 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
     made = {
         "version": __version__,
         "source": plan.source,
-        "source_sha256": {part.name: placeholder(number) for number, part in enumerate(context.source.files)},
+        "source_sha256": {part.name: reserved_place(number) for number, part in enumerate(context.source.files)},
         "family": plan.family,
         "recipe": plan.recipe,
         "rounding": plan.options.rounding,

@@ -7,6 +7,7 @@ folder and gets its real name only when it is complete, on disk and verified.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -19,6 +20,7 @@ from typing import BinaryIO
 
 import torch
 
+from ..calibration.files import sync_folder
 from .errors import ConversionError
 from .journal import Journal, lock, open_private
 from .source import CODES
@@ -132,19 +134,19 @@ class Writer:
         """Open and lock the temporary file. Another process may rename or remove it in between: then try again."""
         while True:
             file = open_private(self.temporary)
+            ours = False
             try:
                 if not lock(file):
                     raise ConversionError(
                         f"Another conversion is writing {self.target}; wait for it or choose another name."
                     )
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.temporary)):
-                    return file
-            except FileNotFoundError:
-                pass
-            except BaseException:
-                file.close()
-                raise
-            file.close()
+                with contextlib.suppress(FileNotFoundError):
+                    ours = os.path.samestat(os.fstat(file.fileno()), os.stat(self.temporary))
+            finally:
+                if not ours:
+                    file.close()
+            if ours:
+                return file
 
     def _begin(self) -> None:
         """Write the header, or find that a killed run wrote it and go on after what is on disk."""
@@ -256,7 +258,7 @@ class Writer:
             os.replace(self.temporary, self.target)
             self._file.close()
             self._file = None
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
             self._journal.remove()
         except OSError as error:
             raise _explained(error, self.target) from error
@@ -293,17 +295,6 @@ class Writer:
                 f"{self.target.parent} has {free / 1e9:.2f} GB free but the output needs {self.size / 1e9:.2f} GB; "
                 "make room or choose another folder."
             )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename durable; Windows cannot open folders and needs no such step."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _explained(error: OSError, target: Path) -> ConversionError:
