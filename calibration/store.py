@@ -134,7 +134,9 @@ def _described(path: str | PathLike[str], metadata: dict[str, str]) -> dict[str,
     if metadata.get("format") != FORMAT:
         raise _broken(path, "it is a safetensors file of another kind")
     if metadata.get("version") != VERSION:
-        raise _broken(path, f"its version is {metadata.get('version', '')[:40]!r} and this nvfp4-studio reads {VERSION!r}")
+        raise _broken(
+            path, f"its version is {metadata.get('version', '')[:40]!r} and this nvfp4-studio reads {VERSION!r}"
+        )
     try:
         described = json.loads(metadata.get("calibration", ""))
     except (ValueError, RecursionError) as error:

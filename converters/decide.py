@@ -42,6 +42,11 @@ def make_plan(
     rounding(options.rounding)
     recognised = recognise(source)
     family = detect_family(source.tensors)
+    if family.name == "diffusers" or (source.diffusers and family.name == "generic"):
+        raise PlanError(
+            f"{source.path.name} has the key names of diffusers, which ComfyUI renames and joins while it loads them "
+            "and cannot with packed weights; convert the model's single-file release for ComfyUI instead."
+        )
     context = Context(
         source=source,
         recognised=recognised,

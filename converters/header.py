@@ -86,7 +86,9 @@ def _entry(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
         raise SourceError(f"{path}: the header entry of {name[:200]} is malformed; the file is damaged.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise SourceError(f"{path}: tensor {name[:200]} has dtype {str(dtype)[:40]}, which is unknown to nvfp4-studio.")
+        raise SourceError(
+            f"{path}: tensor {name[:200]} has dtype {str(dtype)[:40]!r}, which is unknown to nvfp4-studio."
+        )
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]):
         raise SourceError(f"{path}: tensor {name[:200]} has an impossible shape or position; the file is damaged.")
     count = 1

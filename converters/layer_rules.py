@@ -11,7 +11,7 @@ from .activations import activation
 from .context import Context
 from .errors import PlanError
 from .formats import fp8, nvfp4, tags
-from .layers import SourceLayer
+from .layers import NEEDED, SourceLayer
 from .plan import LayerDecision, spec
 from .source import TensorInfo
 from .writer import TensorSpec
@@ -30,7 +30,7 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
         return _decide_bystander(context, layer)
     module = context.module(layer)
     if not (layer.is_fp8 or layer.is_plain):
-        return _carried(context, layer, module, f"{layer.format} already")
+        return _carried(context, layer, module, f"{layer.format} already" if layer.described else "no float weight")
     policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
     if policy == nvfp4.NAME and context.family.guards(module):
         policy, reason = "keep", "ComfyUI reads the model's size from this shape"
@@ -108,9 +108,23 @@ def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
 
 
 def _carried(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
-    """A weight that is quantized already keeps its bytes, all its scales and its tag."""
+    """A weight that is quantized already keeps its bytes, all its scales and its tag.
+
+    NVFP4 that lost its tag gets one: without it ComfyUI takes the packed bytes for plain weights.
+
+    Raises:
+        PlanError: a tensor is missing without which ComfyUI refuses the layer.
+    """
+    for suffix in NEEDED.get(layer.format, ()):
+        if f"{layer.name}.{suffix}" not in context.source.tensors:
+            raise PlanError(
+                f"Layer {layer.name} of {context.source.path.name} is {layer.format} without its {suffix}; "
+                "the file is damaged, get it from its author again."
+            )
+    lost = layer.tag is None and layer.format == nvfp4.NAME
+    tag, repairs = (tags.tag(nvfp4.NAME, False), ("missing quantization tag added",)) if lost else (layer.tag, ())
     outputs = [context.unchanged(name) for name in (layer.weight, *layer.companions)]
-    return _decision(context, layer, module, layer.format, "copy", reason, None, (), layer.tag, outputs)
+    return _decision(context, layer, module, layer.format, "copy", reason, None, (), tag, outputs, repairs)
 
 
 def _untouched(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:

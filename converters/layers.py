@@ -37,7 +37,7 @@ COMPANIONS = (
 )
 """Suffixes of the tensors that describe a quantized weight and never outlive it."""
 LEGACY_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
-CARRIED_FORMATS: Mapping[str, tuple[str, ...]] = {
+NEEDED: Mapping[str, tuple[str, ...]] = {
     "nvfp4": ("weight_scale", "weight_scale_2"),
     "mxfp8": ("weight_scale",),
     "int8_tensorwise": ("weight_scale",),
@@ -83,11 +83,6 @@ class SourceLayer:
     @property
     def is_plain(self) -> bool:
         return self.format in PLAIN_FORMATS.values()
-
-    @property
-    def is_carried(self) -> bool:
-        """True when the weight is quantized already, in a format that a conversion leaves as it is."""
-        return self.format in CARRIED_FORMATS
 
 
 @dataclass(frozen=True)
@@ -233,11 +228,11 @@ def _checked_format(source: Source, layer: str, tag: Mapping[str, Any], stored: 
     named = tag.get("format")
     if not isinstance(named, str):
         raise SourceError(
-            f"{source.path}: the tag of layer {layer} names no format: {str(tag)[:80]}; it cannot be read."
+            f"{source.path}: the tag of layer {layer[:200]!r} names no format: {str(tag)[:80]}; it cannot be read."
         )
     if (named in FP8_FORMATS.values() or stored in FP8_FORMATS.values()) and named != stored and named != "mxfp8":
         raise SourceError(
-            f"{source.path}: layer {layer} is tagged {named[:40]} but stored as {stored}; its metadata is stale, "
+            f"{source.path}: layer {layer} is tagged {named[:40]!r} but stored as {stored}; its metadata is stale, "
             "get the file from its author again."
         )
     return named
@@ -258,7 +253,7 @@ def _tags(source: Source) -> dict[str, Mapping[str, Any]]:
             raise SourceError(f"{source.path}: {METADATA_KEY} lists no layers; the file is damaged.")
         for layer, tag in entries.items():
             if not isinstance(tag, dict):
-                raise SourceError(f"{source.path}: {METADATA_KEY} has a malformed entry for {layer[:200]}.")
+                raise SourceError(f"{source.path}: {METADATA_KEY} has a malformed entry for {layer[:200]!r}.")
             tags[resolved(source, layer)] = tag
     return tags
 

@@ -10,6 +10,8 @@ file, with no map of the file left open.
 from __future__ import annotations
 
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +41,8 @@ def read_pytorch(path: Path) -> Index:
     """
     records = _records(path)
     try:
-        with FakeTensorMode():
+        with warnings.catch_warnings(), FakeTensorMode():
+            warnings.simplefilter("ignore")  # torch's remarks on odd files are for programmers
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         raise SourceError(
@@ -47,7 +50,7 @@ def read_pytorch(path: Path) -> Index:
         ) from error
     except (
         ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
-        OSError, RuntimeError, TypeError, ValueError,
+        OSError, RuntimeError, TypeError, ValueError, struct.error,
     ) as error:  # fmt: skip
         raise SourceError(f"{path} is damaged ({_first_line(error)}); download it again.") from error
     weights = _state_dict(path, loaded)
@@ -86,7 +89,7 @@ def _records(path: Path) -> Mapping[int, int]:
             return {_data_start(file, entry): entry.file_size for entry in entries}
     except OSError as error:
         raise SourceError(f"{path} cannot be opened: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise SourceError(f"{path} is damaged ({_first_line(error)}); download it again.") from error
 
 
@@ -143,5 +146,6 @@ def _entry(path: Path, name: str, tensor: torch.Tensor, records: Mapping[int, in
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    """What a library said, short and without signs that would do something to a terminal."""
+    text = (str(error).splitlines() or [""])[0][:200]
+    return "".join(sign if sign.isprintable() else "?" for sign in text) or type(error).__name__

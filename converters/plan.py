@@ -177,7 +177,7 @@ class Plan:
 def _number(value: float | None, otherwise: str, layer: LayerDecision) -> str:
     if value is not None:
         return f"{value:.4g}"
-    return otherwise if layer.format == "nvfp4" else ""
+    return otherwise if layer.format == "nvfp4" and layer.action == "quantize" else ""
 
 
 def spec(layer: str, suffix: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:

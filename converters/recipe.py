@@ -172,7 +172,9 @@ def parse_recipe(name: str, data: Any) -> Recipe:
         )
     blocks = data.get("block_names", ["block", "transformer", "layer"])
     if blocks != "repeated" and not _texts(blocks):
-        raise PlanError(f'Recipe {name}: "block_names" must be a list of texts or "repeated", not {str(blocks)[:80]!r}.')
+        raise PlanError(
+            f'Recipe {name}: "block_names" must be a list of texts or "repeated", not {str(blocks)[:80]!r}.'
+        )
     rules = []
     for number, rule in enumerate(data["rules"], 1):
         if not isinstance(rule, dict) or not _texts(rule.get("match", [])):

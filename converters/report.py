@@ -206,6 +206,6 @@ def _row(layer: LayerDecision, error: LayerError | None) -> str:
     elif layer.full_precision:
         scale = "full precision"
     else:
-        scale = "dynamic" if layer.format == "nvfp4" else ""
+        scale = "dynamic" if layer.format == "nvfp4" and layer.action == "quantize" else ""
     clip = "" if layer.clip_rate is None else f"{layer.clip_rate:.2g}"
     return f"| {layer.name} | {layer.source_format} | {layer.format} | {measured} | {scale} | {clip} | {layer.reason} |"

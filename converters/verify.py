@@ -132,6 +132,8 @@ def verify_sources(
         if broken:
             return broken, None
         error = _measure(source, counterpart, converted, layer, cancelled)
+        if carried and not layer.is_plain and not (error.identical and counterpart.tag in (None, layer.tag)):
+            return [f"{layer.name} was {layer.format} already but differs from the source"], error
         return _implausible(error), error
 
     for name, (found, error) in ordered(examine, converted.tensors, workers or default_workers()):

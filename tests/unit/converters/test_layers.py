@@ -89,9 +89,9 @@ BAD = {
     "not JSON": ("{", "holds no JSON"),
     "a list": ("[]", "holds list where a table"),
     "layers no table": ('{"layers": []}', "lists no layers"),
-    "entry no table": ('{"layers": {"a": 1}}', "malformed entry for a"),
+    "entry no table": ('{"layers": {"a": 1}}', "malformed entry for 'a'"),
     "no format": ('{"layers": {"a": {}}}', "names no format"),
-    "stale": ('{"layers": {"a": {"format": "nvfp4"}}}', "tagged nvfp4 but stored as float8_e4m3fn"),
+    "stale": ('{"layers": {"a": {"format": "nvfp4"}}}', "tagged 'nvfp4' but stored as float8_e4m3fn"),
 }
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nvfp4_studio.converters import convert
-from nvfp4_studio.converters.errors import SourceError
+from nvfp4_studio.converters import convert, make_plan
+from nvfp4_studio.converters.errors import PlanError, SourceError
 from nvfp4_studio.converters.source import open_source
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -205,3 +205,16 @@ def test_a_diffusers_folder_with_comfyuis_names_is_converted(tmp_path: Path) -> 
         for name in one.tensors:
             assert b"".join(one.chunks(name)) == b"".join(other.chunks(name))
     assert alone.verification.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("FluxTransformer2DModel", ["x_embedder.weight", "transformer_blocks.0.attn.add_q_proj.weight"]),
+        ("WanTransformer3DModel", ["blocks.0.attn1.to_q.weight", "blocks.1.attn1.to_q.weight"]),
+    ],
+)
+def test_a_diffusers_folder_whose_names_comfyui_changes_is_refused(tmp_path: Path, name: str, keys: list[str]) -> None:
+    folder = _diffusers(tmp_path / "model", {key: torch.randn(64, 64) for key in keys}, name)
+    with open_source(folder) as source, pytest.raises(PlanError, match="single-file release"):
+        make_plan(source)

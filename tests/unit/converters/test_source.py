@@ -68,7 +68,7 @@ HEADERS = {
     "foreign bytes": ({"a": _entry(shape=[2], offsets=[0, 2])}, "foreign bytes"),
     "overlap": ({"a": _entry(shape=[3], offsets=[0, 3]), "b": _entry(shape=[3], offsets=[1, 4])}, "overlaps"),
     "gap": ({"a": _entry(shape=[1], offsets=[0, 1]), "b": _entry(shape=[1], offsets=[3, 4])}, "gap"),
-    "unknown dtype": ({"a": _entry(dtype="Q3")}, "dtype Q3, which is unknown"),
+    "unknown dtype": ({"a": _entry(dtype="Q3")}, "dtype 'Q3', which is unknown"),
     "dtype no text": ({"a": _entry(dtype=[1])}, "unknown"),  # type: ignore[arg-type]
     "negative side": ({"a": _entry(shape=[-4])}, "impossible shape"),
     "side no number": ({"a": _entry(shape=["4"])}, "impossible shape"),
