@@ -33,7 +33,11 @@ class Family:
 
     def guards(self, layer: str) -> bool:
         """True when ComfyUI cannot load this layer's weight packed (``layer`` without prefix)."""
-        return any(re.fullmatch(pattern, layer) for pattern in (*self.guard, *self.not_linear))
+        return self.no_linear(layer) or any(re.fullmatch(pattern, layer) for pattern in self.guard)
+
+    def no_linear(self, layer: str) -> bool:
+        """True when the module behind this weight is no linear layer and reads neither scale nor tag."""
+        return any(re.fullmatch(pattern, layer) for pattern in self.not_linear)
 
 
 _KNOWN = (*SIGNATURES, *TEXT_ENCODERS)

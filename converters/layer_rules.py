@@ -32,6 +32,10 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
     if not (layer.is_fp8 or layer.is_plain):
         return _carried(context, layer, module, f"{layer.format} already" if layer.described else "no float weight")
     policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
+    if context.family.no_linear(module):
+        policy, reason = "keep", "not a linear layer"
+        if not layer.described:
+            return _untouched(context, layer, module, reason)
     if policy == nvfp4.NAME and context.family.guards(module):
         policy, reason = "keep", "ComfyUI reads the model's size from this shape"
     if policy == nvfp4.NAME:

@@ -74,6 +74,8 @@ def _records(path: Path) -> Mapping[int, int]:
                 entries = archive.infolist()
                 if len(entries) > MAX_RECORDS:
                     raise SourceError(f"{path} has {len(entries)} records, too many for a checkpoint.")
+                if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                    raise SourceError(f"{path} is a TorchScript program, not a table of weights; {_WAY_OUT}.")
                 for entry in entries:
                     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                         raise SourceError(f"{path} is compressed, which PyTorch never does; download it again.")

@@ -136,6 +136,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     path = Path(path)
     if path.is_dir():
+        path = path.resolve()  # a folder may be called "."; plan and report want its name
         index = read_folder(path)
     elif path.name.endswith(INDEX_SUFFIX):
         index = read_shard_index(path)
