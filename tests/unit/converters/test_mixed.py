@@ -121,3 +121,16 @@ def test_a_calibration_fits_a_file_with_packed_layers(tmp_path: Path) -> None:
         plan = make_plan(source, OPTIONS, collector.finish(images=1))
     decided = {layer.name: layer for layer in plan.layers}
     assert decided["blocks.0.todo"].input_scale is not None and not plan.warnings
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_with_a_scale_for_each_row_cannot_stay_fp8(dtype: torch.dtype, tmp_path: Path) -> None:
+    """comfy-kitchen's CUDA kernel asserts one scale a tensor; its Triton kernel would read the first only."""
+    recipe = tmp_path / "mine.json"
+    rules = [{"policy": "float8_e4m3fn", "match": ["stays"]}, {"policy": "nvfp4", "match": ["todo"]}]
+    recipe.write_text(json.dumps({"block_names": ["blocks"], "rules": rules}))
+    tensors = {f"blocks.0.{name}.weight": torch.randn(32, 32).to(dtype) for name in ("stays", "todo")}
+    tensors |= {f"blocks.0.{name}.weight_scale": torch.rand(32, 1) + 0.5 for name in ("stays", "todo")}
+    save_file(tensors, tmp_path / "rows.safetensors")
+    with pytest.raises(PlanError, match="stays has 32 weight scales and should stay FP8"):
+        convert(tmp_path / "rows.safetensors", tmp_path / "out.safetensors", Options(recipe=str(recipe)))

@@ -102,6 +102,14 @@ def test_a_whole_model_needs_pickle(tmp_path: Path) -> None:
         open_source(tmp_path / "x.pt")
 
 
+def test_a_torchscript_program_is_not_opened(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(SourceError, match="is a TorchScript program"):
+        open_source(tmp_path / "x.pt")
+
+
 WITHOUT_WEIGHTS = {
     "a list": [torch.ones(1)],
     "numbers": {"a": 1},
