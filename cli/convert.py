@@ -19,7 +19,9 @@ WARNINGS_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="the checkpoint, a .safetensors file; it is only read")
+    parser.add_argument(
+        "source", metavar="SRC", help="the checkpoint: a file, an index of shards or a folder; it is only read"
+    )
     parser.add_argument("target", metavar="DST", help="the file to write; it appears when it is complete and verified")
     add_options(parser)
     parser.add_argument(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a .safetensors file")
+    parser.add_argument("file", metavar="FILE", help="a checkpoint: a file, an index of shards or a folder")
     parser.add_argument("--json", action="store_true", help="print everything, with every layer, as JSON")
 
 

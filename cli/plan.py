@@ -10,7 +10,7 @@ from .options import add_options, calibration_of, options_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="the checkpoint, a .safetensors file")
+    parser.add_argument("source", metavar="SRC", help="the checkpoint: a file, an index of shards or a folder")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
