@@ -132,9 +132,9 @@ def _carried(context: Context, layer: SourceLayer, module: str, reason: str) -> 
 
 
 def _untouched(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
-    return _decision(
-        context, layer, module, layer.format, "copy", reason, None, (), None, [context.unchanged(layer.weight)]
-    )
+    repairs = ("scales of a weight that is not quantized removed",) if layer.companions else ()
+    outputs = [context.unchanged(layer.weight)]
+    return _decision(context, layer, module, layer.format, "copy", reason, None, (), None, outputs, repairs)
 
 
 def _decision(

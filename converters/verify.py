@@ -124,7 +124,8 @@ def verify_sources(
         if original not in source.tensors:
             return [f"{name} has no counterpart in the source"], None
         counterpart = before.layers.get(original[: -len(".weight")]) if layer is not None else None
-        if layer is None or counterpart is None or not (layer.described or counterpart.described):
+        plain = layer is not None and counterpart is not None and layer.is_plain and layer.format == counterpart.format
+        if layer is None or counterpart is None or plain or not (layer.described or counterpart.described):
             same = _equal_bytes(source, original, converted, name)
             return [] if same else [f"{name} differs from the source although it was to be copied"], None
         carried = layer.format == counterpart.format and not layer.is_fp8
@@ -132,7 +133,7 @@ def verify_sources(
         if broken:
             return broken, None
         error = _measure(source, counterpart, converted, layer, cancelled)
-        if carried and not layer.is_plain and not (error.identical and counterpart.tag in (None, layer.tag)):
+        if carried and not (error.identical and counterpart.tag in (None, layer.tag)):
             return [f"{layer.name} was {layer.format} already but differs from the source"], error
         return _implausible(error), error
 

@@ -195,3 +195,10 @@ def test_per_row_scales_that_would_have_to_stay_are_refused(tmp_path: Path) -> N
     }
     with pytest.raises(PlanError, match="32 weight scales and should stay FP8"):
         _convert(tmp_path, tensors)
+
+
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "vae."])
+def test_scales_left_behind_by_a_dequantization_are_removed(prefix: str, tmp_path: Path) -> None:
+    weight = torch.randn(20, 20).bfloat16()
+    out = _convert(tmp_path, {f"{prefix}odd.weight": weight, f"{prefix}odd.weight_scale": torch.tensor(2.0)})
+    assert torch.equal(out[f"{prefix}odd.weight"], weight) and f"{prefix}odd.weight_scale" not in out
