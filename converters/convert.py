@@ -17,25 +17,13 @@ from .digest import digests, reserved_place
 from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .formats import fp8, nvfp4, tags
 from .layers import LEGACY_NAMES
-from .pipeline import default_workers, one_thread, ordered
+from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .plan import LayerDecision, Options, Plan
 from .report import Report
 from .rounding import rounding
 from .source import Source, open_source
 from .verify import verify_sources
 from .writer import TensorSpec, Writer
-
-Progress = Callable[[int, int, str], None]
-"""Called with (bytes done, bytes in all, what is being done)."""
-
-
-def no_progress(done: int, total: int, label: str) -> None:
-    """The default for callers that show nothing."""
-
-
-def never() -> bool:
-    """The default for callers that cannot cancel."""
-    return False
 
 
 def convert(
@@ -56,7 +44,7 @@ def convert(
     The target appears only when it is complete and verified; the source is opened for reading only.
 
     Args:
-        source_path: a .safetensors file.
+        source_path: whatever ``open_source`` takes: a file, an index of shards or a folder.
         target_path: the file to write; must end in .safetensors.
         options: recipe, rounding, input_scale policy, layout.
         calibration: statistics of the same model; None leaves NVFP4 activations dynamic and FP8
@@ -85,7 +73,7 @@ def convert(
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
 
-    with one_thread(), open_source(source_path) as source, digests(source.files) as source_digests:
+    with one_thread(), open_source(source_path) as source, digests(source.files, check) as source_digests:
         if target.exists() and any(os.path.samefile(part, target) for part in source.files):
             raise ConversionError(f"The output {target} is the source itself; choose another name.")
         plan = make_plan(source, options, calibration, calibration_name)
@@ -175,17 +163,22 @@ def _described(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.
         return tags.tensor(tags.encode(layer.tag))
     if suffix == "input_scale" and layer.input_scale is not None:
         return torch.tensor(layer.input_scale, dtype=torch.float32)
-    for name in (suffix, *(old for old, new in LEGACY_NAMES.items() if new == suffix)):
-        stored = f"{layer.source_name}.{name}"
-        if stored in source.tensors:
-            tensor = source.read(stored)
-            values = tensor.float()
-            if spec.dtype == torch.float32 and not bool((torch.isfinite(values) & (values > 0)).all()):
-                raise SourceError(
-                    f"{source.path}: {stored} is not a positive number; the source is damaged, get it from its author again."
-                )
-            return tensor.to(spec.dtype).reshape(spec.shape)
-    return torch.ones((), dtype=torch.float32)
+    stored = _stored(source, layer, suffix)
+    if stored is None:
+        return torch.ones((), dtype=torch.float32)
+    tensor = source.read(stored)
+    values = tensor.float()
+    if spec.dtype == torch.float32 and not bool((torch.isfinite(values) & (values > 0)).all()):
+        raise SourceError(
+            f"{source.path}: {stored} is not a positive number; the source is damaged, get it from its author again."
+        )
+    return tensor.to(spec.dtype).reshape(spec.shape)
+
+
+def _stored(source: Source, layer: LayerDecision, suffix: str) -> str | None:
+    """The source's tensor with this description of a layer, under its name of today or of old."""
+    names = (suffix, *(old for old, new in LEGACY_NAMES.items() if new == suffix))
+    return next((key for name in names if (key := f"{layer.source_name}.{name}") in source.tensors), None)
 
 
 def _quantize(
@@ -195,8 +188,8 @@ def _quantize(
     weight = source.read(f"{name}.weight")
     method = rounding(plan.options.rounding)
     if weight.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
-        stored = (f"{name}.{suffix}" for suffix in ("weight_scale", "scale_weight"))
-        scale = next((source.read(key) for key in stored if key in source.tensors), None)
+        stored = _stored(source, layer, "weight_scale")
+        scale = source.read(stored) if stored else None
         if scale is None or scale.numel() == 1:
             parts = nvfp4.encode_fp8(weight, scale, name, method, device, check)
         else:

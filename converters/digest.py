@@ -11,12 +11,13 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from pathlib import Path
 
 from .errors import SourceError
 
 CHUNK = 4 << 20
+CHECK_SECONDS = 0.2
 
 
 def reserved_place(number: int) -> str:
@@ -25,16 +26,23 @@ def reserved_place(number: int) -> str:
 
 
 @contextlib.contextmanager
-def digests(files: Sequence[Path]) -> Iterator[Callable[[], list[str]]]:
+def digests(files: Sequence[Path], check: Callable[[], None]) -> Iterator[Callable[[], list[str]]]:
     """Hash files on a thread within the block; the function given waits for all and returns hexadecimal digests.
 
-    Leaving the block early stops the thread.
+    While it waits it calls ``check``, which may raise to cancel. Leaving the block early stops the thread.
     """
     stop = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="nvfp4-studio-digest") as pool:
+    with futures.ThreadPoolExecutor(1, thread_name_prefix="nvfp4-studio-digest") as pool:
         future = pool.submit(lambda: [_sha256(path, stop) for path in files])
+
+        def wait() -> list[str]:
+            while not future.done():
+                check()
+                futures.wait([future], timeout=CHECK_SECONDS)
+            return future.result()
+
         try:
-            yield future.result
+            yield wait
         finally:
             stop.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,7 +14,6 @@ from .errors import PlanError
 from .formats import fp8, nvfp4, tags
 from .layers import NEEDED, SourceLayer
 from .plan import LayerDecision, spec
-from .source import TensorInfo
 from .writer import TensorSpec
 
 NOT_LINEAR = ("embed", "shared.", "relative_attention_bias", "lm_head")
@@ -82,10 +82,7 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
         repairs.append(
             "full_precision_matrix_mult set: ComfyUI would clamp activations at ±448 or cannot multiply E5M2"
         )
-    name = context.output_name(layer.name)
-    outputs = [context.unchanged(layer.weight), _scale_spec(context, layer, name)]
-    if carried is not None:
-        outputs.append(spec(name, "input_scale", torch.float32, ()))
+    outputs = _fp8_outputs(context, layer, carried is not None)
     tag = tags.tag(layer.format, full_precision)
     return _decision(context, layer, module, layer.format, "copy", reason, chosen, notes, tag, outputs, tuple(repairs))
 
@@ -101,9 +98,7 @@ def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
     is_table = any(word in f"{name}." for word in NOT_LINEAR)
     if layer.is_fp8 and (layer.described or (part == "text encoder" and not is_table)):
         repairs = () if layer.scale else ("weight_scale = 1 added (values unchanged)",)
-        outputs = [context.unchanged(layer.weight), _scale_spec(context, layer, name)]
-        if layer.input_scale is not None:
-            outputs.append(spec(name, "input_scale", torch.float32, ()))
+        outputs = _fp8_outputs(context, layer, layer.input_scale is not None)
         tag = tags.tag(layer.format, layer.full_precision)
         return _decision(context, layer, layer.name, layer.format, "copy", part, None, (), tag, outputs, repairs)
     if layer.is_plain:
@@ -179,14 +174,14 @@ def _decision(
     )
 
 
-def _scale_spec(context: Context, layer: SourceLayer, name: str) -> TensorSpec:
-    info: TensorInfo | None = context.source.tensors[layer.scale] if layer.scale else None
-    count = 1
-    for side in info.shape if info else ():
-        count *= side
-    if count != 1:
+def _fp8_outputs(context: Context, layer: SourceLayer, with_input_scale: bool) -> list[TensorSpec]:
+    """The declarations of an FP8 weight that stays, with its weight_scale and, if it keeps it, its input_scale."""
+    name = context.output_name(layer.name)
+    shape = context.source.tensors[layer.scale].shape if layer.scale else ()
+    if math.prod(shape) != 1:
         raise PlanError(
-            f"Layer {layer.name} has {count} weight scales and should stay FP8, but ComfyUI reads one a tensor; "
+            f"Layer {layer.name} has {math.prod(shape)} weight scales and should stay FP8, but ComfyUI reads one a tensor; "
             "choose a recipe that makes it NVFP4 (weight-only)."
         )
-    return spec(name, "weight_scale", torch.float32, info.shape if info else ())
+    outputs = [context.unchanged(layer.weight), spec(name, "weight_scale", torch.float32, shape)]
+    return [*outputs, spec(name, "input_scale", torch.float32, ())] if with_input_scale else outputs

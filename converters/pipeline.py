@@ -18,6 +18,19 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Progress = Callable[[int, int, str], None]
+"""Called with (bytes done, bytes in all, what is being done)."""
+
+
+def no_progress(done: int, total: int, label: str) -> None:
+    """The default for callers that show nothing."""
+
+
+def never() -> bool:
+    """The default for callers that cannot cancel."""
+    return False
+
+
 MAX_WORKERS = 4
 """More gain little, because the disk becomes the limit, and each holds a tensor in memory."""
 

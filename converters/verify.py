@@ -15,7 +15,7 @@ from .errors import Cancelled
 from .families import component, detect_prefix
 from .formats import fp8, nvfp4
 from .layers import FP8_FORMATS, LEGACY_NAMES, MARKER, METADATA_KEY, Recognised, SourceLayer, recognise, todays_name
-from .pipeline import default_workers, one_thread, ordered
+from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .source import Source, open_source
 from .storage import broken_storage
 from .writer import TensorSpec
@@ -79,8 +79,8 @@ def verify(
     source_path: str | os.PathLike[str],
     converted_path: str | os.PathLike[str],
     *,
-    progress: Callable[[int, int, str], None] = lambda done, total, label: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = no_progress,
+    cancelled: Callable[[], bool] = never,
 ) -> Verification:
     """Verify a file on disk against its source. See ``verify_sources``."""
     with one_thread(), open_source(source_path) as source, open_source(converted_path) as converted:
@@ -93,8 +93,8 @@ def verify_sources(
     *,
     expected: Iterable[TensorSpec] | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int, str], None] = lambda done, total, label: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = no_progress,
+    cancelled: Callable[[], bool] = never,
 ) -> Verification:
     """Check what the loader needs, measure every quantized weight, compare everything else byte for byte.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..calibration import Calibration, Collector, save
 from ..converters import Options, Report, convert, report_stem, verify
+from ..converters.pipeline import Progress, no_progress
 from .data import unfold
 from .runtime import load_model
 from .sampling import STEPS, sample
@@ -28,8 +28,6 @@ LABELS = [label for _ in range(2) for label in range(10)]
 SEEDS = [1000 + number for number in range(len(LABELS))]
 BATCH = 10
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class Quality:
@@ -42,10 +40,6 @@ class Quality:
     @property
     def good(self) -> bool:
         return self.quantized_db >= GOOD_PSNR_DB
-
-
-def no_progress(done: int, total: int, label: str) -> None:
-    """The default for callers that show nothing."""
 
 
 def generate(

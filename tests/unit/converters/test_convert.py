@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nvfp4_studio.converters import (
     open_source,
     verify,
 )
+from nvfp4_studio.converters.digest import digests
 from nvfp4_studio.converters.formats import fp8
 
 Checkpoint = Callable[..., Path]
@@ -322,3 +324,21 @@ def test_the_file_tells_how_it_was_made(checkpoint: Checkpoint, tmp_path: Path) 
     assert made["source_sha256"] == {"source.safetensors": hashlib.sha256(source.read_bytes()).hexdigest()}
     assert (made["source"], made["recipe"], made["rounding"]) == ("source.safetensors", "flux", "nearest")
     assert (made["input_scale"], made["calibration"], made["family"]) == ("p99.9", "mine", "flux")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_cancel_is_noticed_while_the_digest_is_awaited(tmp_path: Path) -> None:
+    """A pipe that nobody writes to stands for a disk that does not answer."""
+    slow = tmp_path / "slow"
+    os.mkfifo(slow)
+
+    def cancel() -> None:
+        raise Cancelled("Cancelled; nothing was written.")
+
+    writer = os.open(slow, os.O_RDWR)
+    with pytest.raises(Cancelled), digests([slow], cancel) as wait:
+        try:
+            wait()
+        finally:
+            os.write(writer, b"x")  # the thread reads this, sees that it is to stop, and ends
+            os.close(writer)
