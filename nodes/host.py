@@ -93,6 +93,33 @@ def existing_calibration(name: str) -> Path:
     return path
 
 
+def exchangeable_calibration(name: str) -> Path:
+    """The path of an existing calibration that a route may hand out or delete: no link out of the folders."""
+    path = existing_calibration(name)
+    if not _inside(path):
+        raise HostError(f"The calibration {name!r} is a link out of its folder: put the file itself there.")
+    return path
+
+
+def stored_calibrations() -> list[tuple[str, os.stat_result]]:
+    """Name and stat of each calibration that a route may show; one that vanishes meanwhile is left out."""
+    found = []
+    for name in calibration_names():
+        try:
+            path = calibration_path(name)
+            if _inside(path):
+                found.append((name, path.stat()))
+        except (StudioError, OSError):
+            continue
+    return found
+
+
+def _inside(path: Path) -> bool:
+    """Whether the file, with all links followed, lies in one of the calibration folders."""
+    target = path.resolve()
+    return any(target.is_relative_to(Path(folder).resolve()) for folder in folder_paths.get_folder_paths(CALIBRATIONS))
+
+
 def fingerprint(path: Path) -> tuple[int, int] | None:
     """Size in bytes and time of change in nanoseconds; never a hash, the file may have 30 GB."""
     try:
