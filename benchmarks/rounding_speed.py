@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from comfy_kitchen.tensor import TensorCoreNVFP4Layout
 
-from nvfp4_studio.converters.formats import fp8, nvfp4
+from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
+from nvfp4_studio.converters.formats.weight import upcast
 from nvfp4_studio.converters.rounding import METHODS
 
 SIDE = 3072
@@ -35,16 +36,16 @@ def main() -> int:
     torch.set_num_threads(1)
     weight = (torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 20).to(torch.float8_e4m3fn)
     scale = torch.tensor(0.0013)
-    plain = fp8.upcast(weight, scale, "benchmark").bfloat16()
-    cpu = torch.device("cpu")
+    plain = upcast(weight, scale, "benchmark").bfloat16()
+    source, plain_source = Weight("benchmark", weight, scale), Weight("benchmark", plain)
     candidates: dict[str, Callable[[], object]] = {
-        KITCHEN: lambda: TensorCoreNVFP4Layout.quantize(fp8.upcast(weight, scale, "benchmark"))
+        KITCHEN: lambda: TensorCoreNVFP4Layout.quantize(upcast(weight, scale, "benchmark"))
     }
     for name, method in METHODS.items():
-        candidates[f"{name}, FP8 source"] = lambda method=method: nvfp4.encode_fp8(weight, scale, "", method, cpu)
-        candidates[f"{name}, BF16 source"] = lambda method=method: nvfp4.encode(plain, "", method, cpu)
-    packed, _ = TensorCoreNVFP4Layout.quantize(fp8.upcast(weight, scale, "benchmark"))
-    if not torch.equal(packed, nvfp4.encode_fp8(weight, scale, "", METHODS["nearest"], cpu)["weight"]):
+        candidates[f"{name}, FP8 source"] = lambda method=method: nvfp4.encode(source, Encoding(method))
+        candidates[f"{name}, BF16 source"] = lambda method=method: nvfp4.encode(plain_source, Encoding(method))
+    packed, _ = TensorCoreNVFP4Layout.quantize(upcast(weight, scale, "benchmark"))
+    if not torch.equal(packed, nvfp4.encode(source, Encoding(METHODS["nearest"]))["weight"]):
         print("nearest differs from comfy-kitchen's bytes", file=sys.stderr)
         return 1
     seconds: dict[str, list[float]] = {name: [] for name in candidates}

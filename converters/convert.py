@@ -14,16 +14,14 @@ import torch
 from ..calibration import Calibration
 from .decide import make_plan
 from .digest import digests, reserved_place
-from .errors import Cancelled, ConversionError, SourceError, VerificationError
-from .formats import fp8, nvfp4, tags
-from .layers import LEGACY_NAMES
+from .encode import description, encode_layer
+from .errors import Cancelled, ConversionError, VerificationError
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .plan import LayerDecision, Options, Plan
 from .report import Report
-from .rounding import rounding
 from .source import Source, open_source
 from .verify import verify_sources
-from .writer import TensorSpec, Writer
+from .writer import Writer
 
 
 def convert(
@@ -87,7 +85,7 @@ def convert(
                 check()
                 if layer.action != "quantize" or writer.done.issuperset(spec.name for spec in layer.outputs):
                     return {}
-                return _quantize(source, plan, layer, chosen, check)
+                return encode_layer(source, plan, layer, chosen, check)
 
             for layer, tensors in ordered(quantized, plan.layers, workers):
                 check()
@@ -100,7 +98,7 @@ def convert(
                     elif spec.name == f"{layer.name}.weight":
                         writer.write_bytes(spec.name, _checked(source.chunks(f"{layer.source_name}.weight"), check))
                     else:
-                        writer.write(spec.name, _described(source, layer, spec))
+                        writer.write(spec.name, description(source, layer, spec))
                 done += layer.bytes_after
             for copy in plan.copies:
                 check()
@@ -154,48 +152,3 @@ def _checked(chunks: Iterator[bytearray], check: Callable[[], None]) -> Iterator
     for chunk in chunks:
         check()
         yield chunk
-
-
-def _described(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.Tensor:
-    """A small tensor that describes a layer: tag, input_scale, or the source's own under its name of today or of old."""
-    suffix = spec.name[len(layer.name) + 1 :]
-    if suffix == "comfy_quant" and layer.tag is not None:
-        return tags.tensor(tags.encode(layer.tag))
-    if suffix == "input_scale" and layer.input_scale is not None:
-        return torch.tensor(layer.input_scale, dtype=torch.float32)
-    stored = _stored(source, layer, suffix)
-    if stored is None:
-        return torch.ones((), dtype=torch.float32)
-    tensor = source.read(stored)
-    values = tensor.float()
-    if spec.dtype == torch.float32 and not bool((torch.isfinite(values) & (values > 0)).all()):
-        raise SourceError(
-            f"{source.path}: {stored} is not a positive number; the source is damaged, get it from its author again."
-        )
-    return tensor.to(spec.dtype).reshape(spec.shape)
-
-
-def _stored(source: Source, layer: LayerDecision, suffix: str) -> str | None:
-    """The source's tensor with this description of a layer, under its name of today or of old."""
-    names = (suffix, *(old for old, new in LEGACY_NAMES.items() if new == suffix))
-    return next((key for name in names if (key := f"{layer.source_name}.{name}") in source.tensors), None)
-
-
-def _quantize(
-    source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
-) -> dict[str, torch.Tensor]:
-    name = layer.source_name
-    weight = source.read(f"{name}.weight")
-    method = rounding(plan.options.rounding)
-    if weight.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
-        stored = _stored(source, layer, "weight_scale")
-        scale = source.read(stored) if stored else None
-        if scale is None or scale.numel() == 1:
-            parts = nvfp4.encode_fp8(weight, scale, name, method, device, check)
-        else:
-            parts = nvfp4.encode(fp8.upcast(weight, scale, name), name, method, device, check)
-    elif layer.format == nvfp4.NAME:
-        parts = nvfp4.encode(weight, name, method, device, check)
-    else:
-        parts = fp8.encode(weight, name)
-    return {f"{layer.name}.{suffix}": tensor for suffix, tensor in parts.items()}

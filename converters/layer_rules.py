@@ -11,13 +11,14 @@ from ..calibration import ActivationRange, input_scale
 from .activations import activation
 from .context import Context
 from .errors import PlanError
-from .formats import fp8, nvfp4, tags
-from .layers import NEEDED, SourceLayer
+from .formats import POLICIES, InputScale, nvfp4, tags
+from .layers import FP8_FORMATS, NEEDED, SourceLayer
 from .plan import LayerDecision, spec
 from .writer import TensorSpec
 
 NOT_LINEAR = ("embed", "shared.", "relative_attention_bias", "lm_head")
 """Two-dimensional text encoder weights that are tables, told by name; a raw FP8 table needs no scale."""
+_GUARDED = "ComfyUI reads the model's size from this shape"
 
 
 def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
@@ -36,26 +37,40 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
         policy, reason = "keep", "not a linear layer"
         if not layer.described:
             return _untouched(context, layer, module, reason)
-    if policy == nvfp4.NAME and context.family.guards(module):
-        policy, reason = "keep", "ComfyUI reads the model's size from this shape"
-    if policy == nvfp4.NAME:
-        return _quantized(context, layer, module, nvfp4.NAME, reason)
-    if policy == fp8.NAME and layer.is_plain:
-        return _quantized(context, layer, module, fp8.NAME, reason)
+    if policy in POLICIES and (obstacle := _obstacle(context, layer, module, policy)) is not None:
+        policy, reason = "keep", obstacle
+    if policy in POLICIES and not (layer.is_fp8 and _is_fp8(policy)):
+        return _quantized(context, layer, module, policy, reason)
     if layer.is_fp8:
         return _kept_fp8(context, layer, module, policy, reason)
     return _untouched(context, layer, module, reason)
 
 
-def _quantized(context: Context, layer: SourceLayer, module: str, target: str, reason: str) -> LayerDecision:
-    chosen, notes = activation(context, module)
-    full_precision = target == fp8.NAME and (chosen is None or chosen.amax is None)
-    declared = (nvfp4 if target == nvfp4.NAME else fp8).declare(layer.shape)
+def _obstacle(context: Context, layer: SourceLayer, module: str, policy: str) -> str | None:
+    """Why a weight cannot have the format that the recipe asks for, or None."""
+    stored = POLICIES[policy]
+    fields = stored.POLICIES[policy]
+    refusal = stored.refusal(layer.shape, fields)
+    if refusal is not None:
+        return refusal
+    changes_shape = stored.declare(layer.shape, fields)["weight"][1] != layer.shape
+    return _GUARDED if changes_shape and context.family.guards(module) else None
+
+
+def _is_fp8(policy: str) -> bool:
+    """True when an FP8 weight fulfils a policy as it stands."""
+    return POLICIES[policy].NAME in FP8_FORMATS.values()
+
+
+def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:
+    stored = POLICIES[policy]
+    fields = stored.POLICIES[policy]
+    chosen, notes = activation(context, module) if stored.INPUT_SCALE is not InputScale.NONE else (None, ())
+    full_precision = stored.INPUT_SCALE is InputScale.NEEDED and (chosen is None or chosen.amax is None)
+    tag = tags.tag(stored.NAME, full_precision, fields)
     name = context.output_name(layer.name)
-    outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in declared.items()]
-    return _decision(
-        context, layer, module, target, "quantize", reason, chosen, notes, tags.tag(target, full_precision), outputs
-    )
+    outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in stored.declare(layer.shape, tag).items()]
+    return _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
 
 
 def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:

@@ -70,6 +70,15 @@ class LayerDecision:
         """True when ComfyUI computes this layer without quantizing its input."""
         return bool(self.tag and self.tag.get("full_precision_matrix_mult"))
 
+    @property
+    def activations(self) -> str:
+        """How ComfyUI scales the input, in a word or number; empty for a layer that only passes through."""
+        if self.full_precision:
+            return "full precision"
+        if self.input_scale is not None:
+            return f"{self.input_scale:.4g}"
+        return "dynamic" if self.action == "quantize" else ""
+
     def to_json(self) -> dict[str, Any]:
         data = {key: value for key, value in asdict(self).items() if key not in ("outputs", "shape")}
         return {**data, "shape": list(self.shape), "bytes_after": self.bytes_after}
@@ -165,19 +174,12 @@ class Plan:
             "|---|---|---|---|---|---|---|",
         ]
         for layer in self.layers:
-            scale = "full precision" if layer.full_precision else _number(layer.input_scale, "dynamic", layer)
             clip = "" if layer.clip_rate is None else f"{layer.clip_rate:.2g}"
             lines.append(
                 f"| {layer.name} | {layer.shape[0]}×{layer.shape[1]} | {layer.source_format} | {layer.format} "
-                f"| {scale} | {clip} | {layer.reason} |"
+                f"| {layer.activations} | {clip} | {layer.reason} |"
             )
         return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None, otherwise: str, layer: LayerDecision) -> str:
-    if value is not None:
-        return f"{value:.4g}"
-    return otherwise if layer.format == "nvfp4" and layer.action == "quantize" else ""
 
 
 def spec(layer: str, suffix: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:

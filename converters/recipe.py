@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import formats
 from .errors import PlanError
 
-POLICIES = ("keep", "float8_e4m3fn", "nvfp4")
+POLICIES = ("keep", *formats.POLICIES)
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MAX_RECIPE_BYTES = 1_000_000
 EDGE_STACK = 6

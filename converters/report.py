@@ -14,8 +14,9 @@ from typing import Any
 from .. import __version__
 from ..calibration.files import write_atomically
 from . import plots
+from .measure import LayerError
 from .plan import LayerDecision, Plan
-from .verify import LayerError, Verification
+from .verify import Verification
 
 
 @dataclass(frozen=True)
@@ -201,11 +202,5 @@ def _row(layer: LayerDecision, error: LayerError | None) -> str:
     measured = "identical | 0 | 1" if error is None or error.identical else (
         f"{_db(error.sqnr_db)} | {error.rel_rmse:.2%} | {error.cosine:.5f}"
     )  # fmt: skip
-    if layer.input_scale is not None:
-        scale = f"{layer.input_scale:.4g}"
-    elif layer.full_precision:
-        scale = "full precision"
-    else:
-        scale = "dynamic" if layer.format == "nvfp4" and layer.action == "quantize" else ""
     clip = "" if layer.clip_rate is None else f"{layer.clip_rate:.2g}"
-    return f"| {layer.name} | {layer.source_format} | {layer.format} | {measured} | {scale} | {clip} | {layer.reason} |"
+    return f"| {layer.name} | {layer.source_format} | {layer.format} | {measured} | {layer.activations} | {clip} | {layer.reason} |"

@@ -6,12 +6,9 @@ import math
 
 import torch
 
-from .formats import nvfp4
+from .formats import FORMATS, InputScale
 from .layers import SourceLayer
 from .source import Source
-
-Declared = dict[str, tuple[torch.dtype, tuple[int, ...] | None]]
-"""What a tensor of a layer must be; a shape of None means a single value in any shape."""
 
 
 def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], part: str) -> list[str]:
@@ -23,41 +20,32 @@ def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], p
         shape: (out_features, in_features) of the weight.
         part: component of the checkpoint that the layer belongs to.
     """
-    if not (layer.is_fp8 or layer.format == nvfp4.NAME):
+    if layer.format not in FORMATS:
         return []
+    stored = FORMATS[layer.format]
+    declared = dict(stored.declare(shape, layer.tag or {"format": layer.format}))
+    if layer.input_scale is not None:
+        declared["input_scale"] = (torch.float32, ())
     problems = []
-    for suffix, (dtype, wanted) in _declared(source, layer, shape).items():
+    for suffix, (dtype, wanted) in declared.items():
         name = f"{layer.name}.{suffix}"
         info = source.tensors.get(name)
         if info is None or info.torch_dtype != dtype:
             problems.append(f"{name} is {info.dtype if info else 'missing'}, expected {dtype}")
-        elif (info.shape != wanted) if wanted is not None else (math.prod(info.shape) != 1):
-            problems.append(
-                f"{name} has shape {list(info.shape)}, expected {'one value' if wanted is None else list(wanted)}"
-            )
-        elif suffix != "weight":
+        elif (info.shape != wanted) if wanted else (math.prod(info.shape) != 1):
+            problems.append(f"{name} has shape {list(info.shape)}, expected {list(wanted) if wanted else 'one value'}")
+        elif suffix in (*stored.SCALES, "input_scale"):
             problems += _bad_values(source, name, dtype)
-    if layer.is_fp8 and part == "diffusion_model" and layer.input_scale is None and not layer.full_precision:
+    clamps = stored.INPUT_SCALE is InputScale.NEEDED and layer.input_scale is None and not layer.full_precision
+    if clamps and part == "diffusion_model":
         problems.append(f"{layer.name} is FP8 without input_scale: ComfyUI would clamp its input at ±448")
     return problems
-
-
-def _declared(source: Source, layer: SourceLayer, shape: tuple[int, int]) -> Declared:
-    declared: Declared
-    if layer.is_fp8:
-        declared = {"weight": (source.tensors[layer.weight].torch_dtype, shape), "weight_scale": (torch.float32, None)}
-    else:
-        declared = dict(nvfp4.declare(shape))
-        declared["weight_scale_2"] = (torch.float32, None)
-    if layer.input_scale is not None:
-        declared["input_scale"] = (torch.float32, None)
-    return declared
 
 
 def _bad_values(source: Source, name: str, dtype: torch.dtype) -> list[str]:
     """Block scales of all-zero blocks and of padding are zero; every other scale must be positive."""
     values = source.read(name).float()
-    least = 0.0 if dtype == torch.float8_e4m3fn else torch.finfo(torch.float32).tiny
+    least = torch.finfo(torch.float32).tiny if dtype == torch.float32 else 0.0
     if bool(torch.isfinite(values).all()) and not bool((values < least).any()):
         return []
     return [f"{name} holds a value that is not finite and positive"]

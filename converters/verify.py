@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from .errors import Cancelled
 from .families import component, detect_prefix
-from .formats import fp8, nvfp4
-from .layers import FP8_FORMATS, LEGACY_NAMES, MARKER, METADATA_KEY, Recognised, SourceLayer, recognise, todays_name
+from .formats import nvfp4
+from .layers import LEGACY_NAMES, MARKER, METADATA_KEY, Recognised, recognise
+from .measure import LayerError, equal_bytes, measure
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .source import Source, open_source
 from .storage import broken_storage
 from .writer import TensorSpec
 
-WEIGHTS_AT_ONCE = 1 << 19
-"""Weights compared at once: a few temporaries of 2 MiB."""
-RUN = 1024
 LEAST_SQNR_DB = 10.0
 """Nearest rounding to NVFP4 reaches about 20 dB on any weights; half of that is no rounding's doing."""
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """Distance of one layer's weights from the source's, both as ComfyUI would compute with them.
-
-    ``sqnr_db`` is ``10·log10(Σw² / Σ(w−q)²)``, ``rel_rmse`` its root form ``√(Σ(w−q)² / Σw²)``,
-    ``cosine`` that of the angle between the weights; ``identical`` means no difference (SQNR None).
-    """
-
-    name: str
-    source_format: str
-    format: str
-    identical: bool
-    sqnr_db: float | None
-    rel_rmse: float
-    cosine: float
 
 
 @dataclass(frozen=True)
@@ -126,13 +104,13 @@ def verify_sources(
         counterpart = before.layers.get(original[: -len(".weight")]) if layer is not None else None
         plain = layer is not None and counterpart is not None and layer.is_plain and layer.format == counterpart.format
         if layer is None or counterpart is None or plain or not (layer.described or counterpart.described):
-            same = _equal_bytes(source, original, converted, name)
+            same = equal_bytes(source, original, converted, name)
             return [] if same else [f"{name} differs from the source although it was to be copied"], None
         carried = layer.format == counterpart.format and not layer.is_fp8
         broken = [] if carried else broken_storage(converted, layer, counterpart.shape, component(name, part))
         if broken:
             return broken, None
-        error = _measure(source, counterpart, converted, layer, cancelled)
+        error = measure(source, counterpart, converted, layer, cancelled)
         if carried and not (error.identical and counterpart.tag in (None, layer.tag)):
             return [f"{layer.name} was {layer.format} already but differs from the source"], error
         return _implausible(error), error
@@ -190,98 +168,3 @@ def _implausible(error: LayerError) -> list[str]:
     if error.sqnr_db is not None and not error.sqnr_db >= LEAST_SQNR_DB:
         return [f"{error.name} is only {error.sqnr_db:.1f} dB from the source, which no rounding explains"]
     return []
-
-
-def _measure(
-    source: Source, before: SourceLayer, converted: Source, after: SourceLayer, cancelled: Callable[[], bool]
-) -> LayerError:
-    if before.format == after.format and _same_storage(source, before, converted, after):
-        return LayerError(after.name, before.format, after.format, True, None, 0.0, 1.0)
-    if after.format not in (nvfp4.NAME, *FP8_FORMATS.values()):
-        return LayerError(after.name, before.format, after.format, False, float("-inf"), 1.0, 0.0)
-    sums = torch.zeros(4, dtype=torch.float64)
-    rows, columns = before.shape
-    step = max(1, WEIGHTS_AT_ONCE // max(1, columns))
-    scales = None
-    if after.format == nvfp4.NAME:
-        scales = nvfp4.unblocked_scales(converted.read(f"{after.name}.weight_scale"), before.shape)
-    for first in range(0, rows, step):
-        if cancelled():
-            raise Cancelled("Cancelled; nothing was written.")
-        last = min(rows, first + step)
-        original = _values(source, before, first, last, None)
-        result = _values(converted, after, first, last, scales)[:, :columns]
-        sums += _moments(original.reshape(-1), result.reshape(-1))
-    signal, noise, product, power = sums.tolist()
-    return LayerError(
-        name=after.name,
-        source_format=before.format,
-        format=after.format,
-        identical=noise == 0,
-        sqnr_db=_decibels(signal, noise),
-        rel_rmse=math.sqrt(noise / signal) if signal > 0 else float(noise > 0),
-        cosine=product / math.sqrt(signal * power) if signal > 0 and power > 0 else float(noise == 0),
-    )
-
-
-def _decibels(signal: float, noise: float) -> float | None:
-    """10·log10(signal / noise); None without noise, minus infinity without signal or for what is no number."""
-    if noise == 0:
-        return None
-    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(signal) and noise < math.inf else -math.inf
-
-
-def _moments(original: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """float64 [4]: Σw², Σ(w−q)², Σwq, Σq² of float32 values.
-
-    Products are summed in float32 over runs of 1024 and from there in float64, which keeps seven
-    digits at a tenth of the cost; magnitudes whose squares leave float32 are computed in float64.
-    """
-    peak = float(original.abs().max()) if original.numel() else 0.0
-    if not 1e-15 < peak < 1e15:
-        original, result = original.double(), result.double()
-    difference = original - result
-    pairs = ((original, original), (difference, difference), (original, result), (result, result))
-    return torch.stack([_dot(left, right) for left, right in pairs])
-
-
-def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    products = left * right
-    whole = products.numel() // RUN * RUN
-    runs = products[:whole].reshape(-1, RUN).sum(dim=1).sum(dtype=torch.float64)
-    return runs + products[whole:].sum(dtype=torch.float64)
-
-
-def _same_storage(source: Source, before: SourceLayer, converted: Source, after: SourceLayer) -> bool:
-    """True when stored bytes and all scales of the weight agree, a missing FP8 scale counting as 1."""
-    if not _equal_bytes(source, before.weight, converted, after.weight):
-        return False
-    mine = {todays_name(name)[len(before.name) :]: source.read(name) for name in before.companions}
-    theirs = {name[len(after.name) :]: converted.read(name) for name in after.companions}
-    if after.is_fp8:
-        scales = [found.get(".weight_scale", torch.ones(())).float().reshape(-1) for found in (mine, theirs)]
-        return torch.equal(*scales)
-    return mine.keys() == theirs.keys() and all(
-        torch.equal(mine[key].reshape(-1).view(torch.uint8), theirs[key].reshape(-1).view(torch.uint8)) for key in mine
-    )
-
-
-def _values(source: Source, layer: SourceLayer, first: int, last: int, scales: torch.Tensor | None) -> torch.Tensor:
-    """Float32 rows of a weight of any supported format."""
-    rows = source.read_rows(layer.weight, first, last)
-    if scales is not None:
-        tensor_scale = source.read(f"{layer.name}.weight_scale_2")
-        return nvfp4.decode_rows(rows, scales[first:last], tensor_scale, rows.shape[1] * 2)
-    if not layer.is_fp8:
-        return rows.float()
-    scale = source.read(layer.scale) if layer.scale else None
-    if scale is not None and scale.numel() > 1:
-        scale = scale.reshape(-1)[first:last]
-    return fp8.upcast(rows, scale, layer.name)
-
-
-def _equal_bytes(source: Source, original: str, converted: Source, name: str) -> bool:
-    one, other = source.tensors[original], converted.tensors[name]
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    return all(left == right for left, right in zip(source.chunks(original), converted.chunks(name), strict=True))

@@ -17,12 +17,16 @@ from collections.abc import Callable, Mapping
 import torch
 from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
 
-from ..rounding import Rounding, fp8_tables, targets
+from ..rounding import fp8_tables, targets
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
-from . import fp8
+from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
+from .weight import Weight, finite, upcast
 
 NAME = "nvfp4"
+POLICIES: Mapping[str, Fields] = {NAME: {}}
+INPUT_SCALE = InputScale.OPTIONAL
+SCALES: tuple[str, ...] = ("weight_scale", "weight_scale_2")
 PAD = 16
 WEIGHTS_AT_ONCE = 1 << 18
 """Weights rounded at once: about ten temporaries of 1 MiB, which stay in a CPU's cache."""
@@ -30,7 +34,12 @@ CUDA_WEIGHTS_AT_ONCE = 1 << 25
 """On a GPU fewer, larger pieces: launches cost more than memory."""
 
 
-def declare(shape: tuple[int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def refusal(shape: tuple[int, int], fields: Fields) -> str | None:
+    """Any matrix can be held: it is padded."""
+    return None
+
+
+def declare(shape: tuple[int, int], fields: Fields) -> Declared:
     """Tensors of a layer with weight ``shape`` (out_features, in_features)."""
     rows, columns = padded(shape)
     return {
@@ -45,61 +54,41 @@ def padded(shape: tuple[int, int]) -> tuple[int, int]:
     return roundup(shape[0], PAD), roundup(shape[1], PAD)
 
 
-def encode(
-    weight: torch.Tensor,
-    name: str,
-    method: Rounding,
-    device: torch.device,
-    check: Callable[[], None] = lambda: None,
-) -> dict[str, torch.Tensor]:
-    """Quantize a weight [N, K] of a plain float dtype.
+def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
+    """Quantize by the rounding method; FP8 with one scale by look-up."""
+    if weight.is_fp8 and (weight.scale is None or weight.scale.numel() == 1):
+        return encode_fp8(weight, encoding)
+    return encode_plain(weight.rows(0, weight.shape[0]), weight.name, encoding)
 
-    Args:
-        weight: on the CPU; padded with zeros here.
-        name: the layer's, for errors.
-        method: a rounding method.
-        device: where the arithmetic runs; results come back to the CPU.
-        check: called between chunks of rows; may raise to cancel.
 
-    Raises:
-        ConversionError: the weight holds NaN or infinity.
-    """
+def encode_plain(weight: torch.Tensor, name: str, encoding: Encoding) -> dict[str, torch.Tensor]:
+    """Quantize a weight [N, K] of a plain float dtype; ``name`` is the layer's, for errors."""
     weight = weight.float() if weight.dtype == torch.float64 else weight
-    tensor_scale = method.tensor_scale(fp8.finite(amax_of(weight), name)).to(device)
-    return _encode(weight, lambda rows: targets.round_rows(rows, tensor_scale, method.TARGETS), tensor_scale, check)
+    method = encoding.method
+    tensor_scale = method.tensor_scale(finite(amax_of(weight), name)).to(encoding.device)
+    return _encode(weight, lambda rows: targets.round_rows(rows, tensor_scale, method.TARGETS), tensor_scale, encoding)
 
 
-def encode_fp8(
-    stored: torch.Tensor,
-    scale: torch.Tensor | None,
-    name: str,
-    method: Rounding,
-    device: torch.device,
-    check: Callable[[], None] = lambda: None,
-) -> dict[str, torch.Tensor]:
-    """Quantize an FP8 weight [N, K] with one scale (None means 1) by look-up; same bytes as ``encode`` of its upcast.
-
-    Raises:
-        ConversionError: the weight holds NaN or infinity.
-        SourceError: its scale is not one positive number.
-    """
-    all_bytes = torch.arange(fp8_tables.VALUES, dtype=torch.uint8).view(stored.dtype)
-    values = fp8.upcast(all_bytes.reshape(1, -1), scale, name).reshape(-1)
-    raw = stored.view(torch.uint8)
+def encode_fp8(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
+    """Quantize an FP8 weight with one scale (None means 1) by look-up; same bytes as of its upcast."""
+    all_bytes = torch.arange(fp8_tables.VALUES, dtype=torch.uint8).view(weight.stored.dtype)
+    values = upcast(all_bytes.reshape(1, -1), weight.scale, weight.name).reshape(-1)
+    raw = weight.stored.view(torch.uint8)
     largest = 0
     step = max(1, WEIGHTS_AT_ONCE // max(1, raw.shape[1]))
     for first in range(0, raw.shape[0], step):
         largest = max(largest, int((raw[first : first + step] & 127).max()))
-    tensor_scale = method.tensor_scale(fp8.finite(values[largest], name)).to(device)
-    tables = fp8_tables.Tables.build(values.to(device), tensor_scale, method.TARGETS)
-    return _encode(raw, tables.round_rows, tensor_scale, check)
+    method = encoding.method
+    tensor_scale = method.tensor_scale(finite(values[largest], weight.name)).to(encoding.device)
+    tables = fp8_tables.Tables.build(values.to(encoding.device), tensor_scale, method.TARGETS)
+    return _encode(raw, tables.round_rows, tensor_scale, encoding)
 
 
 def _encode(
     weight: torch.Tensor,
     round_rows: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     tensor_scale: torch.Tensor,
-    check: Callable[[], None],
+    encoding: Encoding,
 ) -> dict[str, torch.Tensor]:
     device = tensor_scale.device
     rows, columns = padded((weight.shape[0], weight.shape[1]))
@@ -107,7 +96,7 @@ def _encode(
     scales = torch.zeros(rows, columns // BLOCK, dtype=torch.uint8)
     step = max(1, (WEIGHTS_AT_ONCE if device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE) // columns)
     for first in range(0, weight.shape[0], step):
-        check()
+        encoding.check()
         part = weight[first : first + step].to(device)
         if columns != weight.shape[1]:
             part = torch.nn.functional.pad(part, (0, columns - weight.shape[1]))
@@ -137,7 +126,8 @@ def decode_rows(packed: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.
     return (blocks * (scales.float() * tensor_scale.float()).unsqueeze(-1)).flatten(1)[:, :columns]
 
 
-def decode(tensors: Mapping[str, torch.Tensor], shape: tuple[int, int]) -> torch.Tensor:
-    """Float32 weight [N, K] of the stored tensors."""
-    scales = unblocked_scales(tensors["weight_scale"], shape)
-    return decode_rows(tensors["weight"], scales, tensors["weight_scale_2"], shape[1])[: shape[0]]
+def decoder(stored: Stored) -> Rows:
+    scales, tensor_scale = stored.tensor("weight_scale"), stored.tensor("weight_scale_2")
+    assert scales is not None and tensor_scale is not None
+    plain = unblocked_scales(scales, stored.shape)
+    return lambda first, last: decode_rows(stored.rows(first, last), plain[first:last], tensor_scale, stored.shape[1])

@@ -10,12 +10,12 @@ import torch
 FORMAT_VERSION = "1.0"
 
 
-def tag(format_name: str, full_precision: bool) -> dict[str, object]:
-    """What ComfyUI reads for one layer.
+def tag(format_name: str, full_precision: bool, fields: Mapping[str, object] | None = None) -> dict[str, object]:
+    """What ComfyUI reads for one layer; ``fields`` are the format's own.
 
     ``full_precision_matrix_mult`` is written only when true, as ComfyUI's own files do.
     """
-    entry: dict[str, object] = {"format": format_name}
+    entry: dict[str, object] = {"format": format_name, **(fields or {})}
     if full_precision:
         entry["full_precision_matrix_mult"] = True
     return entry

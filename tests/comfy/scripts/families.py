@@ -201,7 +201,7 @@ def trial(model: Diffusion | Encoder) -> tuple[list[str], list[str]]:
         return rows, columns // 2
 
     def packed(rows: int, columns: int) -> tuple[int, int]:
-        return nvfp4.declare((rows, columns))["weight"][1]
+        return nvfp4.declare((rows, columns), {})["weight"][1]
 
     def noticed(layers: list[str], change: Callable[[int, int], tuple[int, int]]) -> list[str]:
         """Change all of them; where that makes a difference, look for the ones that make it, half by half."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from nvfp4_studio.converters.formats import FORMATS
 
 FLUX_LAYERS = {
     "img_attn.qkv": (384, 128),
@@ -108,3 +111,33 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class Held:
+    """A stored layer in memory, for a format's decoder."""
+
+    name: str
+    shape: tuple[int, int]
+    fields: Mapping[str, object]
+    tensors: Mapping[str, torch.Tensor]
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        return self.tensors["weight"][first:last]
+
+    def tensor(self, suffix: str) -> torch.Tensor | None:
+        return self.tensors.get(suffix)
+
+
+@pytest.fixture(scope="session")
+def decoded() -> Callable[..., torch.Tensor]:
+    """Decode stored tensors of a format, in two pieces of rows."""
+
+    def decode(
+        name: str, tensors: Mapping[str, torch.Tensor], shape: tuple[int, int], **fields: object
+    ) -> torch.Tensor:
+        rows = FORMATS[name].decoder(Held("layer", shape, fields, tensors))
+        half = shape[0] // 2
+        return torch.cat([rows(0, half), rows(half, shape[0])])
+
+    return decode

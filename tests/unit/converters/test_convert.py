@@ -27,7 +27,7 @@ from nvfp4_studio.converters import (
     verify,
 )
 from nvfp4_studio.converters.digest import digests
-from nvfp4_studio.converters.formats import fp8
+from nvfp4_studio.converters.formats.weight import upcast
 
 Checkpoint = Callable[..., Path]
 QKV, MOD = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_mod.lin"
@@ -103,7 +103,7 @@ def test_nvfp4_weights_are_close_to_the_upcast_source(checkpoint: Checkpoint, tm
     source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
     report = convert(source, target)
     before, after = load_file(source), load_file(target)
-    exact = fp8.upcast(before[f"{QKV}.weight"], before[f"{QKV}.weight_scale"], QKV)
+    exact = upcast(before[f"{QKV}.weight"], before[f"{QKV}.weight_scale"], QKV)
     noise = (_dequantized(after, QKV) - exact).square().sum()
     sqnr = 10 * torch.log10(exact.square().sum() / noise)
     listed = next(layer for layer in report.verification.layers if layer.name == QKV)
@@ -335,8 +335,8 @@ def test_cancel_is_noticed_while_the_digest_is_awaited(tmp_path: Path) -> None:
     def cancel() -> None:
         raise Cancelled("Cancelled; nothing was written.")
 
-    writer = os.open(slow, os.O_RDWR)
     with pytest.raises(Cancelled), digests([slow], cancel) as wait:
+        writer = os.open(slow, os.O_WRONLY)  # returns when the thread has opened its end
         try:
             wait()
         finally:

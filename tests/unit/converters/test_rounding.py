@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import comfy_kitchen as ck
 import pytest
 import torch
@@ -11,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvfp4_studio.converters.errors import PlanError
-from nvfp4_studio.converters.formats import fp8, nvfp4
+from nvfp4_studio.converters.formats import Encoding, Weight, fp8, nvfp4
+from nvfp4_studio.converters.formats.weight import upcast
 from nvfp4_studio.converters.rounding import METHODS, Rounding, e2m1, four_over_six, nearest, rounding, targets
 
-CPU = torch.device("cpu")
+Decoded = Callable[..., torch.Tensor]
 
 
 def _weight(rows: int, columns: int, seed: int, dtype: torch.dtype, spread: float = 1.0) -> torch.Tensor:
@@ -25,9 +28,13 @@ def _weight(rows: int, columns: int, seed: int, dtype: torch.dtype, spread: floa
     return weight.to(dtype)
 
 
+def _encode(weight: torch.Tensor, method: Rounding) -> dict[str, torch.Tensor]:
+    return nvfp4.encode(Weight("layer", weight), Encoding(method))
+
+
 def _same_as_kitchen(weight: torch.Tensor) -> None:
     packed, params = TensorCoreNVFP4Layout.quantize(weight)
-    ours = nvfp4.encode(weight, "layer", nearest, CPU)
+    ours = _encode(weight, nearest)
     assert torch.equal(ours["weight_scale_2"], params.scale)
     assert torch.equal(ours["weight_scale"].view(torch.uint8), params.block_scale.view(torch.uint8))
     assert torch.equal(ours["weight"], packed)
@@ -48,8 +55,8 @@ def test_look_up_of_fp8_gives_the_bytes_of_the_upcast(
 ) -> None:
     stored = (_weight(*shape, seed=9, dtype=torch.float32) * 8).to(source)
     factor = None if scale is None else torch.tensor(scale)
-    quick = nvfp4.encode_fp8(stored, factor, "layer", method, CPU)
-    slow = nvfp4.encode(fp8.upcast(stored, factor, "layer"), "layer", method, CPU)
+    quick = nvfp4.encode_fp8(Weight("layer", stored, factor), Encoding(method))
+    slow = _encode(upcast(stored, factor, "layer"), method)
     for name in slow:
         assert torch.equal(quick[name].reshape(-1).view(torch.uint8), slow[name].reshape(-1).view(torch.uint8)), name
 
@@ -62,15 +69,15 @@ def test_every_fp8_byte_in_one_tensor() -> None:
         torch.float8_e4m3fn
     )
     _same_as_kitchen(stored.float())
-    quick = nvfp4.encode_fp8(stored, None, "layer", nearest, CPU)
+    quick = nvfp4.encode_fp8(Weight("layer", stored), Encoding(nearest))
     assert torch.equal(quick["weight"], TensorCoreNVFP4Layout.quantize(stored.float())[0])
 
 
 @pytest.mark.parametrize("source", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_nearest_is_comfy_kitchens_bytes_for_upcast_fp8(source: torch.dtype) -> None:
     stored = _weight(96, 160, seed=2, dtype=torch.float32).to(source)
-    _same_as_kitchen(fp8.upcast(stored, torch.tensor(0.0123), "layer"))
-    _same_as_kitchen(fp8.upcast(stored, None, "layer"))
+    _same_as_kitchen(upcast(stored, torch.tensor(0.0123), "layer"))
+    _same_as_kitchen(upcast(stored, None, "layer"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,13 +101,13 @@ def test_codes_of_every_kind_of_float_agree_with_kitchen() -> None:
     assert torch.equal(e2m1.encode(values), _f32_to_floatx_unpacked(values.clone(), 2, 1))
 
 
-def test_decoding_agrees_with_kitchen() -> None:
+def test_decoding_agrees_with_kitchen(decoded: Decoded) -> None:
     weight = _weight(130, 96, seed=3, dtype=torch.float32)
-    stored = nvfp4.encode(weight, "layer", nearest, CPU)
+    stored = _encode(weight, nearest)
     theirs = ck.dequantize_nvfp4(
         stored["weight"], stored["weight_scale_2"], stored["weight_scale"], output_type=torch.float32
     )
-    assert torch.equal(nvfp4.decode(stored, (130, 96)), theirs[:130, :96])
+    assert torch.equal(decoded("nvfp4", stored, (130, 96)), theirs[:130, :96])
 
 
 def test_four_over_six_takes_the_better_of_both_in_every_block() -> None:
@@ -119,11 +126,11 @@ def test_four_over_six_takes_the_better_of_both_in_every_block() -> None:
     assert 0.1 < (error((4.0,)) < error((6.0,))).float().mean() < 0.9
 
 
-def test_four_over_six_is_closer_than_nearest_on_gaussian_weights() -> None:
+def test_four_over_six_is_closer_than_nearest_on_gaussian_weights(decoded: Decoded) -> None:
     """quality.md: +0.78 dB; the exact figure depends on the sample."""
     weight = _weight(512, 1024, seed=5, dtype=torch.float32, spread=0.0)
     noise = {
-        name: (nvfp4.decode(nvfp4.encode(weight, "layer", method, CPU), (512, 1024)) - weight).square().mean()
+        name: (decoded("nvfp4", _encode(weight, method), (512, 1024)) - weight).square().mean()
         for name, method in METHODS.items()
     }
     gain = 10 * torch.log10(noise["nearest"] / noise["four-over-six"])
@@ -131,22 +138,22 @@ def test_four_over_six_is_closer_than_nearest_on_gaussian_weights() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_extreme_weights_give_finite_scales(method: Rounding) -> None:
+def test_extreme_weights_give_finite_scales(method: Rounding, decoded: Decoded) -> None:
     weight = torch.zeros(32, 48)
-    assert torch.equal(nvfp4.decode(nvfp4.encode(weight, "layer", method, CPU), (32, 48)), weight)
+    assert torch.equal(decoded("nvfp4", _encode(weight, method), (32, 48)), weight)
     weight[0, 0], weight[1, 1] = 3.0e38, 1e-30
-    stored = nvfp4.encode(weight, "layer", method, CPU)
-    decoded = nvfp4.decode(stored, (32, 48))
-    assert torch.isfinite(decoded).all() and stored["weight_scale_2"] > 0
-    assert decoded[0, 0] == pytest.approx(3.0e38, rel=0.1)
+    stored = _encode(weight, method)
+    values = decoded("nvfp4", stored, (32, 48))
+    assert torch.isfinite(values).all() and stored["weight_scale_2"] > 0
+    assert values[0, 0] == pytest.approx(3.0e38, rel=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_chunks_of_rows_do_not_change_the_bytes(method: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = _weight(100, 64, seed=6, dtype=torch.bfloat16)
-    whole = nvfp4.encode(weight, "layer", method, CPU)
+    whole = _encode(weight, method)
     monkeypatch.setattr(nvfp4, "WEIGHTS_AT_ONCE", 64 * 7)
-    parts = nvfp4.encode(weight, "layer", method, CPU)
+    parts = _encode(weight, method)
     assert all(
         torch.equal(whole[name].view(torch.uint8), parts[name].view(torch.uint8))
         for name in whole
@@ -156,7 +163,7 @@ def test_chunks_of_rows_do_not_change_the_bytes(method: Rounding, monkeypatch: p
 
 def test_fp8_by_amax_is_comfy_kitchens_bytes() -> None:
     weight = _weight(64, 96, seed=8, dtype=torch.float32)
-    ours = fp8.encode(weight, "layer")
+    ours = fp8.encode(Weight("layer", weight), Encoding(nearest))
     assert ours["weight_scale"] == weight.abs().amax() / 448
     theirs = ck.quantize_per_tensor_fp8(weight, ours["weight_scale"], torch.float8_e4m3fn)
     # Theirs multiplies by the reciprocal, ours divides: a value on the edge may fall one step away.
@@ -168,9 +175,9 @@ def test_upcast_of_every_fp8_value_is_exact() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).reshape(16, 16)
     scale = torch.tensor(0.0371)
     exact = values.double() * scale.double()
-    upcast = fp8.upcast(values, scale, "layer").double()
+    result = upcast(values, scale, "layer").double()
     finite = torch.isfinite(exact)
-    assert torch.equal(upcast[finite], exact[finite].float().double())
+    assert torch.equal(result[finite], exact[finite].float().double())
 
 
 def test_unknown_method_is_named() -> None:

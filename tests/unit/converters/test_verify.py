@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.converters import Options, convert, verify
-from nvfp4_studio.converters.formats import nvfp4
 
 Checkpoint = Callable[..., Path]
 Tensors = dict[str, torch.Tensor]
@@ -107,18 +106,20 @@ def test_errors_of_extreme_weights_are_numbers(size: float, tmp_path: Path) -> N
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_cosine_agrees_with_float64_in_every_printed_digit(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_cosine_agrees_with_float64_in_every_printed_digit(
+    decoded: Callable[..., torch.Tensor], tmp_path: Path
+) -> None:
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(704, 1040, generator=generator)
     save_file({"blocks.0.a.weight": weight}, tmp_path / "in.safetensors")
     report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe="weight-only"))
     stored = load_file(tmp_path / "out.safetensors")
     parts = {name.rpartition(".")[2]: tensor for name, tensor in stored.items()}
-    decoded = nvfp4.decode(parts, (704, 1040)).double()
+    values = decoded("nvfp4", parts, (704, 1040)).double()
     exact = weight.double()
     (layer,) = report.verification.layers
-    assert layer.cosine == pytest.approx(float((exact * decoded).sum() / exact.norm() / decoded.norm()), abs=1e-7)
-    assert layer.rel_rmse == pytest.approx(float((exact - decoded).norm() / exact.norm()), rel=1e-6)
+    assert layer.cosine == pytest.approx(float((exact * values).sum() / exact.norm() / values.norm()), abs=1e-7)
+    assert layer.rel_rmse == pytest.approx(float((exact - values).norm() / exact.norm()), rel=1e-6)
 
 
 def test_changed_weights_show_in_the_error(checkpoint: Checkpoint, tmp_path: Path) -> None:

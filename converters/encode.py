@@ -1,0 +1,60 @@
+"""The tensors of one layer of a plan: quantized weights and what describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .errors import SourceError
+from .formats import FORMATS, Encoding, Weight, tags
+from .layers import LEGACY_NAMES
+from .plan import LayerDecision, Plan
+from .rounding import rounding
+from .source import Source
+from .writer import TensorSpec
+
+
+def encode_layer(
+    source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
+) -> dict[str, torch.Tensor]:
+    """Read one weight and quantize it as the plan says; tensors by their full names.
+
+    Args:
+        check: called between pieces; may raise to cancel.
+
+    Raises:
+        ConversionError: the weight holds NaN or infinity.
+        SourceError: it cannot be read, or its scale is no positive number.
+    """
+    name = layer.source_name
+    stored = _stored(source, layer, "weight_scale")
+    weight = Weight(name, source.read(f"{name}.weight"), source.read(stored) if stored else None)
+    encoding = Encoding(rounding(plan.options.rounding), device, layer.tag or {}, check)
+    parts = FORMATS[layer.format].encode(weight, encoding)
+    return {f"{layer.name}.{suffix}": tensor for suffix, tensor in parts.items()}
+
+
+def description(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.Tensor:
+    """A small tensor that describes a layer: tag, input_scale, or the source's own under its name of today or of old."""
+    suffix = spec.name[len(layer.name) + 1 :]
+    if suffix == "comfy_quant" and layer.tag is not None:
+        return tags.tensor(tags.encode(layer.tag))
+    if suffix == "input_scale" and layer.input_scale is not None:
+        return torch.tensor(layer.input_scale, dtype=torch.float32)
+    stored = _stored(source, layer, suffix)
+    if stored is None:
+        return torch.ones((), dtype=torch.float32)
+    tensor = source.read(stored)
+    values = tensor.float()
+    if spec.dtype == torch.float32 and not bool((torch.isfinite(values) & (values > 0)).all()):
+        raise SourceError(
+            f"{source.path}: {stored} is not a positive number; the source is damaged, get it from its author again."
+        )
+    return tensor.to(spec.dtype).reshape(spec.shape)
+
+
+def _stored(source: Source, layer: LayerDecision, suffix: str) -> str | None:
+    """The source's tensor with this description of a layer, under its name of today or of old."""
+    names = (suffix, *(old for old, new in LEGACY_NAMES.items() if new == suffix))
+    return next((key for name in names if (key := f"{layer.source_name}.{name}") in source.tensors), None)
