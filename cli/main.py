@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import __version__
-from . import calibration, convert, demo, inspect, plan, recipes, verify
+from . import calibrate, calibration, convert, demo, inspect, plan, recipes, verify
 from .interrupt import Interrupted
 
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -37,6 +37,7 @@ VERBS = {
     "plan": Verb("what a conversion would write; writes nothing", plan.add_arguments, plan.run, own_help=True),
     "convert": Verb("convert a checkpoint to mixed NVFP4/FP8", convert.add_arguments, convert.run, own_help=True),
     "verify": Verb("compare a converted file with its source", verify.add_arguments, verify.run),
+    "calibrate": Verb("generate on ComfyUI servers and collect statistics", calibrate.add_arguments, calibrate.run),
     "calibration": Verb("show, merge, import or export calibrations", calibration.add_arguments, calibration.run),
     "recipes": Verb("list the built-in recipes", recipes.add_arguments, recipes.run),
     "demo": Verb("the whole job on a small model of its own", demo.add_arguments, demo.run),
