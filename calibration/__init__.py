@@ -6,45 +6,64 @@ Needs torch and safetensors only; knows neither ComfyUI nor the converters.
 from __future__ import annotations
 
 from .collector import Collector
+from .convergence import Convergence
+from .coverage import Coverage
+from .detail import DEFAULT_DETAIL, DETAILS, Cost, details_cost
+from .detail import HELP as DETAIL_HELP
 from .errors import CalibrationError, StudioError
 from .exchange import FORMS, export_json, import_json
+from .fingerprint import alike, sample_rows, samples_from_rows, tensor_samples, weight_samples
 from .histogram import BINS, BINS_PER_OCTAVE, bin_index, fraction_above, lower_edges, percentile, upper_edges
-from .matching import mismatches
-from .observers import LayerObserver, Observation, observe
+from .matching import mismatches, other_weights_than
+from .observers import Observation, observe
 from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
 from .selection import linear_layers
-from .statistics import SCHEDULE_BINS, Calibration, Coverage, LayerStatistics
+from .single import LayerObserver
+from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
 from .store import load, merge_files, save
 
 __all__ = [
+    "ActivationRange",
     "BINS",
     "BINS_PER_OCTAVE",
-    "DEFAULT_POLICY",
-    "FORMS",
-    "POLICIES",
-    "SCHEDULE_BINS",
-    "ActivationRange",
     "Calibration",
     "CalibrationError",
     "Collector",
+    "Convergence",
+    "Cost",
     "Coverage",
+    "DEFAULT_DETAIL",
+    "DEFAULT_POLICY",
+    "DETAILS",
+    "DETAIL_HELP",
+    "FORMS",
     "LayerObserver",
     "LayerStatistics",
     "Observation",
+    "PASSES",
+    "POLICIES",
+    "SCHEDULE_BINS",
     "StudioError",
     "activation_range",
+    "alike",
     "bin_index",
+    "details_cost",
     "export_json",
     "fraction_above",
     "import_json",
     "input_scale",
     "linear_layers",
-    "lower_edges",
     "load",
+    "lower_edges",
     "merge_files",
     "mismatches",
     "observe",
+    "other_weights_than",
     "percentile",
+    "sample_rows",
+    "samples_from_rows",
     "save",
+    "tensor_samples",
     "upper_edges",
+    "weight_samples",
 ]

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from .convergence import FOLDS, fold_of
+from .detail import DEFAULT_DETAIL, checked
 from .errors import CalibrationError
-from .observers import LayerObserver, observe
+from .fingerprint import UNKNOWN, weight_samples
+from .observers import Observation, observe
 from .selection import features, linear_layers
 from .shared_inputs import SharedInputs
-from .statistics import SCHEDULE_BINS, Calibration, LayerStatistics
+from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
+from .sums import DeviceSums, Moment
 
 NEVER_RAN = "never ran while sampling, or ran in a fused path that does not call it"
 UNMEASURABLE = "was only given inputs that cannot be measured (no tensor of floats)"
+NOT_ADAPTED = "none"
+_MOST_SETS = 4
+"""Sets of layers with equal inputs, per layer, from which on layers are summed one by one."""
 
 _Hook = Callable[..., None]
 
@@ -25,34 +33,47 @@ _Hook = Callable[..., None]
 class Collector:
     """One sampling's statistics of the Linear layers below `root`, the diffusion model itself.
 
-    >>> collector = Collector(diffusion_model)
-    >>> with collector.observing(noise_level=0.8):
+    >>> collector = Collector(diffusion_model, detail="channels")
+    >>> with collector.observing(noise_level=0.8, passes=(0, 1)):
     ...     diffusion_model(x, timestep, context)
     >>> calibration = collector.finish(images=1)
 
+    detail: one of DETAILS. samples: the layers' fingerprints by name; by default the weights of `root` are
+    looked at, which are the wrong ones when something has been merged into them.
+
     May be used from several threads on several devices at once: hooks act only in the thread that entered
-    `observing`, and sums are kept per device and layer. Memory is O(layers), whatever is observed.
+    `observing`, and sums are kept per device. Memory is O(layers), whatever is observed.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(
+        self, root: nn.Module, detail: str = DEFAULT_DETAIL, samples: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self._root = root
+        self._detail = checked(detail)
         self._lock = threading.Lock()
         self._threads: set[int] = set()
-        self._observers: dict[tuple[torch.device, str], LayerObserver] = {}
+        self._sums: dict[torch.device, DeviceSums] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._left_out: dict[str, str] = {}
         self._unmeasured: set[str] = set()
         self._schedule: dict[torch.device, torch.Tensor] = {}
+        self._sets: set[tuple[str, ...]] = set()
+        self._modules: dict[int, tuple[nn.Module, list[tuple[str, nn.Module]]]] = {}
         self._steps = 0
-        self._modules_of(root)
+        known = dict(self._modules_of(root))
+        self._samples = dict(samples) if samples is not None else weight_samples(known)
 
     @contextmanager
-    def observing(self, noise_level: float | torch.Tensor, root: nn.Module | None = None) -> Iterator[None]:
+    def observing(
+        self, noise_level: float | torch.Tensor, root: nn.Module | None = None, passes: Sequence[int] = (0,)
+    ) -> Iterator[None]:
         """Observe one evaluation of the model: hooks are added now and removed on leaving, come what may.
 
         noise_level: 0 (clean) .. 1 (full noise), a number or a tensor of any shape on any device, of which
         the largest value counts; it is never read back. Levels outside are clamped, NaN counts as 0.
-        root: the module tree that really runs, when it is a copy of the collector's on another device.
+        root: the module tree that really runs, when it is a copy of the collector's on another device. Its
+        layers are looked up at its first evaluation.
+        passes: what the equal parts of the batch are, in order: 0 conditional, anything else unconditional.
         Raises CalibrationError when this thread is already observing with this collector.
         """
         thread = threading.get_ident()
@@ -61,9 +82,11 @@ class Collector:
                 raise CalibrationError("This calibration is already observing an evaluation of the model.")
             self._threads.add(thread)
         try:
+            modules = self._modules_of(self._root if root is None else root)
+            evaluation = _Evaluation(noise_level, passes, self._steps)
             with ExitStack() as installed:
-                evaluation = _Evaluation(noise_level)
-                for name, module in self._modules_of(self._root if root is None else root).items():
+                installed.callback(self._close, evaluation)
+                for name, module in modules:
                     # Last in line: earlier hooks may still replace the input that the layer will get.
                     hook = self._hook(name, thread, evaluation)
                     installed.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -75,31 +98,54 @@ class Collector:
             with self._lock:
                 self._threads.discard(thread)
 
-    def finish(self, images: int = 0) -> Calibration:
-        """The statistics so far, on the host. `images`: how many images this sampling made.
+    def finish(self, images: int = 0, adaptation: str = NOT_ADAPTED) -> Calibration:
+        """The statistics so far, on the host.
 
+        images: how many images this sampling made. adaptation: what was patched into the weights, in words.
         This is the only place that waits for the devices. A sampling without any evaluation counts as none.
+        Raises CalibrationError when sums of squares left the range that can be kept.
         """
         with self._lock, torch.inference_mode(False), torch.no_grad():
             layers: dict[str, LayerStatistics] = {}
-            for (_, name), observer in self._observers.items():
-                found = observer.finish(*self._shapes[name])
-                layers[name] = layers[name].merged(found) if name in layers else found
+            for sums in self._sums.values():
+                for names, found in sums.finish().items():
+                    for name in names:
+                        mine = replace(found, out_features=self._shapes[name][1])
+                        layers[name] = layers[name].merged(mine) if name in layers else mine
             unobserved = {**dict.fromkeys(self._shapes, NEVER_RAN), **dict.fromkeys(self._unmeasured, UNMEASURABLE)}
             unobserved.update(self._left_out)
-            schedule = torch.zeros(SCHEDULE_BINS, dtype=torch.int64)
+            schedule = torch.zeros(len(PASSES), SCHEDULE_BINS, dtype=torch.int64)
             for counts in self._schedule.values():
                 schedule += counts.cpu()
+            ran = int(self._steps > 0)
+            fold_samplings = torch.zeros(FOLDS, dtype=torch.int64)
+            fold = self._fold(layers, schedule)
+            fold_samplings[fold] = ran
             return Calibration(
-                layers=dict(sorted(layers.items())),
+                layers={name: self._described(name, layer, fold) for name, layer in sorted(layers.items())},
                 unobserved={name: unobserved[name] for name in sorted(unobserved) if name not in layers},
-                samplings=int(self._steps > 0),
+                samplings=ran,
                 images=images,
                 steps=self._steps,
                 schedule=schedule,
+                fold_samplings=fold_samplings,
+                adaptations={adaptation: 1} if ran else {},
             )
 
-    def _modules_of(self, root: nn.Module) -> dict[str, nn.Module]:
+    def _fold(self, layers: Mapping[str, LayerStatistics], schedule: torch.Tensor) -> int:
+        measured = [("", schedule)]
+        for name, layer in sorted(layers.items()):
+            measured += [(name, layer.schedule_amax), (name, layer.block_amax)]
+        return fold_of(measured)
+
+    def _described(self, name: str, layer: LayerStatistics, fold: int) -> LayerStatistics:
+        fold_amax = torch.zeros(FOLDS)
+        fold_amax[fold] = layer.amax
+        return replace(layer, fold_amax=fold_amax, weight_samples=self._samples.get(name, UNKNOWN))
+
+    def _modules_of(self, root: nn.Module) -> list[tuple[str, nn.Module]]:
+        if id(root) in self._modules:
+            return self._modules[id(root)][1]
         modules, left_out = linear_layers(root)
         with self._lock:
             for name, module in modules.items():
@@ -110,14 +156,16 @@ class Collector:
                         f"Layer {name} had shape {self._shapes[name]} and now has {shape}: another model is running."
                     )
             self._left_out.update(left_out)
-        return modules
+            self._modules[id(root)] = (root, list(modules.items()))
+        return self._modules[id(root)][1]
 
     def _count_step(self, evaluation: _Evaluation) -> None:
         device = evaluation.device
         if device not in self._schedule:
             with torch.inference_mode(False):
-                self._schedule[device] = torch.zeros(SCHEDULE_BINS, dtype=torch.int64, device=device)
-        self._schedule[device].add_(evaluation.bin_on(device))
+                self._schedule[device] = torch.zeros(len(PASSES), SCHEDULE_BINS, dtype=torch.int64, device=device)
+        for number in set(evaluation.passes):
+            self._schedule[device][number].add_(evaluation.moment_on(device).bins)
 
     def _hook(self, name: str, thread: int, evaluation: _Evaluation) -> _Hook:
         # kwargs has a default because torch leaves it out of the call when another thread adds or removes
@@ -133,42 +181,61 @@ class Collector:
 
         return before_forward
 
-    @torch.no_grad()
     def _observe(self, name: str, values: torch.Tensor, evaluation: _Evaluation) -> None:
         known, seen = evaluation.shared.find(values, name)
         if not known:
-            seen = observe(_plain(values))
-            evaluation.shared.remember(values, name, seen)
+            seen = observe(_plain(values), passes=len(evaluation.passes), turn=evaluation.turn, detail=self._detail)
+            forgotten = evaluation.shared.remember(values, name, seen)
+            if forgotten is not None:
+                self._add(forgotten, evaluation)
         if seen is None:
             self._unmeasured.add(name)
-            return
-        device = seen.counts.device
-        schedule_bin = evaluation.bin_on(device)
+        elif seen.features == self._shapes[name][0]:
+            seen.layers.append(name)
+        else:
+            self._unmeasured.add(name)
+
+    def _close(self, evaluation: _Evaluation) -> None:
+        for seen in evaluation.shared.rest():
+            self._add(seen, evaluation)
+
+    def _add(self, seen: Observation, evaluation: _Evaluation) -> None:
+        device = seen.row_amax.device
         with self._lock:
-            key = (device, name)
-            if key not in self._observers:
-                self._observers[key] = LayerObserver(device)
-            self._observers[key].observe(seen, schedule_bin)
+            if device not in self._sums:
+                self._sums[device] = DeviceSums(device, self._detail)
+            sums, moment = self._sums[device], evaluation.moment_on(device)
+            names = tuple(seen.layers)
+            if names not in self._sets and len(self._sets) >= _MOST_SETS * len(self._shapes):
+                for name in names:
+                    sums.add(replace(seen, layers=[name]), moment)
+            elif names:
+                self._sets.add(names)
+                sums.add(seen, moment)
 
 
 class _Evaluation:
     """One evaluation of the model: its noise level on each device, and the inputs measured so far."""
 
-    def __init__(self, noise_level: float | torch.Tensor) -> None:
+    def __init__(self, noise_level: float | torch.Tensor, passes: Sequence[int], turn: int) -> None:
         self.shared = SharedInputs()
+        self.turn = turn
+        self.passes = tuple(min(1, max(0, number)) for number in passes) or (0,)
         with torch.no_grad():
             level = torch.as_tensor(noise_level).detach()
             highest = level.to(torch.float32).amax() if level.numel() else torch.zeros((), device=level.device)
             number = (torch.nan_to_num(highest, nan=0.0) * SCHEDULE_BINS).clamp(0, SCHEDULE_BINS - 1).to(torch.int64)
-            here = torch.arange(SCHEDULE_BINS, device=level.device) == number
-        self.device = here.device
-        self._bins = {here.device: here}
+            bins = torch.arange(SCHEDULE_BINS, device=level.device) == number
+        self.device = bins.device
+        self._moments = {bins.device: Moment(bins, number.reshape(1), self.passes)}
 
-    def bin_on(self, device: torch.device) -> torch.Tensor:
-        """bool [16] on `device`, true in the bin of the evaluation's noise level."""
-        if device not in self._bins:
-            self._bins[device] = self._bins[self.device].to(device, non_blocking=True)
-        return self._bins[device]
+    def moment_on(self, device: torch.device) -> Moment:
+        """The evaluation's bin and passes, with tensors on `device`."""
+        if device not in self._moments:
+            here = self._moments[self.device]
+            bins, number = here.bins.to(device, non_blocking=True), here.number.to(device, non_blocking=True)
+            self._moments[device] = Moment(bins, number, self.passes)
+        return self._moments[device]
 
 
 def _plain(values: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,9 @@ import torch
 from .errors import CalibrationError
 from .files import write_atomically
 from .histogram import bin_index, lower_edges, percentile, upper_edges
-from .statistics import SCHEDULE_BINS, Calibration, LayerStatistics, empty_histogram
-from .store import MAX_AMAX, MAX_COUNT, MAX_LAYERS, is_name
+from .reading import MAX_COUNT, MAX_LAYERS, is_name
+from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics, empty_histogram
+from .store import MAX_AMAX
 
 FORMS = ("flat", "detailed")
 NOISE_BINS = 6
@@ -116,9 +117,9 @@ def _entries(path: str | PathLike[str], content: dict[str, object]) -> list[tupl
 def _imported(amax: float, calls: int, noise_bin: int | None) -> LayerStatistics:
     call_amax = empty_histogram()
     call_amax[bin_index(torch.tensor(amax))] = calls
-    schedule_amax = torch.zeros(SCHEDULE_BINS)
+    schedule_amax = torch.zeros(len(PASSES), SCHEDULE_BINS)
     if noise_bin is not None:
-        schedule_amax[[index for index in range(SCHEDULE_BINS) if _noise_bin(index) == noise_bin]] = amax
+        schedule_amax[0, [index for index in range(SCHEDULE_BINS) if _noise_bin(index) == noise_bin]] = amax
     return LayerStatistics(
         in_features=0,
         out_features=0,
@@ -136,7 +137,7 @@ def _imported(amax: float, calls: int, noise_bin: int | None) -> LayerStatistics
 
 def _detailed(name: str, layer: LayerStatistics) -> dict[str, object]:
     by_bin: dict[int, float] = {}
-    for index, amax in enumerate(layer.schedule_amax.tolist()):
+    for index, amax in enumerate(layer.schedule_amax.amax(0).tolist()):
         if amax > 0:
             by_bin[_noise_bin(index)] = max(amax, by_bin.get(_noise_bin(index), 0.0))
     counts = layer.element_magnitude.to(torch.float64)

@@ -1,29 +1,40 @@
-"""Writing a small file so that it is absent, old or right, and never half written."""
+"""Writing a file so that it is absent, old or right, and never half written."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by a file of `data`: temporary file in the same folder, fsync, rename, fsync of the folder.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends well.
 
-    A crash or an error at any point leaves the old file, and an error or an interrupt no temporary one.
-    Missing folders are made. Raises OSError.
+    Temporary file in the same folder, fsync, rename, fsync of the folder. A crash or an error at any point
+    leaves the old file, and an error or an interrupt no temporary one. Missing folders are made. Raises
+    OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by a file of `data`. Raises OSError."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -33,23 +33,27 @@ class SharedInputs:
     """
 
     def __init__(self) -> None:
-        self._entries: deque[_Entry] = deque(maxlen=_REMEMBERED)
+        self._entries: deque[_Entry] = deque()
 
     def find(self, values: torch.Tensor, layer: str) -> tuple[bool, Observation | None]:
         """(True, its observation) when this very input has been measured before, else (False, None)."""
-        version, parent = _version(values), _parent(layer)
         for entry in reversed(self._entries):
-            if (
-                entry.reference() is values
-                and entry.version == version
-                and (version is not None or entry.parent == parent)
-            ):
-                return True, entry.observation
+            if entry.reference() is values:
+                version = _version(values)
+                if entry.version == version and (version is not None or entry.parent == _parent(layer)):
+                    return True, entry.observation
         return False, None
 
-    def remember(self, values: torch.Tensor, layer: str, observation: Observation | None) -> None:
-        """Keep what was measured of an input until eight newer ones have come."""
+    def remember(self, values: torch.Tensor, layer: str, observation: Observation | None) -> Observation | None:
+        """Keep what was measured of an input until eight newer ones have come; returns the one forgotten."""
         self._entries.append(_Entry(weakref.ref(values), _version(values), _parent(layer), observation))
+        return self._entries.popleft().observation if len(self._entries) > _REMEMBERED else None
+
+    def rest(self) -> list[Observation]:
+        """Forget everything, and return the observations that were still remembered."""
+        left = [entry.observation for entry in self._entries if entry.observation is not None]
+        self._entries.clear()
+        return left
 
 
 def _version(values: torch.Tensor) -> int | None:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from ..calibration import ActivationRange, activation_range, mismatches
+import torch
+
+from ..calibration import (
+    ActivationRange,
+    activation_range,
+    mismatches,
+    other_weights_than,
+    sample_rows,
+    samples_from_rows,
+)
 from .context import Context
 from .errors import PlanError
+from .layers import SourceLayer
+from .measure import decoder
 
 
 def check_calibration(context: Context) -> list[str]:
     """Compare the calibration with the source and return warnings.
 
     Some models rename a few keys while they load, so single unknown names are only warnings; another
-    shape, or more unknown names than known ones, means another model.
+    shape, or more unknown names than known ones, means another model. So does it when most layers have other
+    weights than the calibrated ones (the rule is ``calibration.alike``); a few are warned about.
 
     Raises:
         PlanError: the calibration is of another model; names the first differences.
@@ -35,7 +47,38 @@ def check_calibration(context: Context) -> list[str]:
             f"The calibration is of another model than {context.source.path.name} ({len(differences)} of {len(names)} layers "
             f"differ: {told}); choose this model's calibration or calibrate anew."
         )
-    return [f"calibrated layer {name} is not in the source" for name in unknown]
+    samples = _samples(context)
+    other_weights = other_weights_than(context.calibration, samples)
+    compared = [name for name in samples if name in names and context.calibration.layers[name].weight_samples.numel()]
+    if len(other_weights) * 2 > len(compared):
+        raise PlanError(
+            f"The calibration is of another checkpoint than {context.source.path.name}: {len(other_weights)} of "
+            f"{len(compared)} layers have other weights ({', '.join(other_weights[:3])}); choose this model's "
+            "calibration or calibrate anew."
+        )
+    return [
+        *(f"calibrated layer {name} is not in the source" for name in unknown),
+        *(f"layer {name} has other weights than when it was calibrated" for name in other_weights),
+    ]
+
+
+def _samples(context: Context) -> dict[str, torch.Tensor]:
+    """The fingerprint of each calibrated layer that is stored in a float format, four rows read of each."""
+    assert context.calibration is not None
+    found = {}
+    for layer in context.recognised.layers.values():
+        module = context.module(layer)
+        calibrated = context.calibration.layers.get(module)
+        if calibrated is None or context.part(layer.weight) != "diffusion_model" or 0 in layer.shape:
+            continue
+        if calibrated.weight_samples.numel() and (layer.is_fp8 or layer.is_plain):
+            found[module] = _layer_samples(context, layer)
+    return found
+
+
+def _layer_samples(context: Context, layer: SourceLayer) -> torch.Tensor:
+    rows = decoder(context.source, layer, layer.shape)
+    return samples_from_rows(torch.cat([rows(row, row + 1) for row in sample_rows(layer.shape)]), layer.shape)
 
 
 def activation(context: Context, module: str) -> tuple[ActivationRange | None, tuple[str, ...]]:

@@ -77,7 +77,7 @@ def measure(
     sums = torch.zeros(4, dtype=torch.float64)
     rows, columns = before.shape
     step = max(1, WEIGHTS_AT_ONCE // max(1, columns))
-    originals, results = _decoder(source, before, before.shape), _decoder(converted, after, before.shape)
+    originals, results = decoder(source, before, before.shape), decoder(converted, after, before.shape)
     for first in range(0, rows, step):
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
@@ -95,7 +95,7 @@ def measure(
     )
 
 
-def _decoder(source: Source, layer: SourceLayer, shape: tuple[int, int]) -> Rows:
+def decoder(source: Source, layer: SourceLayer, shape: tuple[int, int]) -> Rows:
     """What returns float32 rows of a layer of any format."""
     if layer.format in FORMATS:
         return FORMATS[layer.format].decoder(_InFile(source, layer, shape))

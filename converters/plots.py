@@ -114,7 +114,7 @@ def calibration_plot(calibration: Calibration) -> Picture:
     """What a calibration holds: largest activation of each layer, the noise schedule, all block amax."""
     ranges = [(name, layer.amax, "") for name, layer in calibration.layers.items() if layer.amax > 0]
     parts = [bar_chart(f"Largest activation by layer: {calibration.summary()}", ranges, "", logarithmic=True)]
-    schedule = calibration.schedule.tolist()
+    schedule = calibration.schedule.sum(0).tolist()
     rows = [
         (f"noise {index / len(schedule):.2f} to {(index + 1) / len(schedule):.2f}", float(count), "")
         for index, count in reversed(list(enumerate(schedule)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..calibration import load
+from ..calibration import DEFAULT_DETAIL, DETAIL_HELP, DETAILS, details_cost, load
 from . import host
 from .patching import CalibrationPatch, add_calibration
-from .texts import before_sampling
+from .texts import before_sampling, cost_text
 
 ACCUMULATE = "accumulate"
 RESTART = "restart"
@@ -40,6 +42,13 @@ class NVFP4Calibrate(io.ComfyNode):
                     tooltip="accumulate: add to what the file holds, over samplings, prompts and restarts of ComfyUI. "
                     "restart: the first sampling of each prompt starts the file anew.",
                 ),
+                io.Combo.Input(
+                    "detail",
+                    options=list(DETAILS),
+                    default=DEFAULT_DETAIL,
+                    tooltip=" ".join(f"{name}: {DETAIL_HELP[name]}" for name in DETAILS),
+                    optional=True,
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The same model; sampling with it is measured.")],
             hidden=[io.Hidden.unique_id],
@@ -54,7 +63,7 @@ class NVFP4Calibrate(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model: object, name: str, mode: str) -> io.NodeOutput:
+    def execute(cls, model: Any, name: str, mode: str, detail: str = DEFAULT_DETAIL) -> io.NodeOutput:
         host.require_sampling_wrappers()
         path = host.calibration_path(name)
         node_id = cls.hidden.unique_id
@@ -64,5 +73,7 @@ class NVFP4Calibrate(io.ComfyNode):
 
         restart = mode == RESTART
         stored = load(path) if path.is_file() and not restart else None
-        show(before_sampling(stored, path.stem, restart=restart))
-        return io.NodeOutput(add_calibration(model, CalibrationPatch(path, restart=restart, show=show)))
+        cost = details_cost(model.model.diffusion_model, detail)
+        show(f"{before_sampling(stored, path.stem, restart=restart)}\n{cost_text(detail, cost)}")
+        patch = CalibrationPatch(path, restart=restart, show=show, detail=detail)
+        return io.NodeOutput(add_calibration(model, patch))

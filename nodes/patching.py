@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,20 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..calibration import Calibration, CalibrationError, Collector, linear_layers, load, mismatches, save
+from ..calibration import (
+    DEFAULT_DETAIL,
+    Calibration,
+    CalibrationError,
+    Collector,
+    linear_layers,
+    load,
+    mismatches,
+    save,
+)
 from ..calibration.errors import StudioError
 from . import host
 from .texts import after_sampling, during_sampling
+from .weights import adaptation, original_samples
 
 KEY = "nvfp4_studio"
 COMPILE_KEY = "torch.compile"
@@ -29,16 +40,19 @@ STATUS_SECONDS = 0.5
 class CalibrationPatch:
     """What NVFP4Calibrate adds to a model as its OUTER_SAMPLE wrapper.
 
-    ``path`` is the calibration file, ``restart`` starts it anew at the first sampling of each prompt, and
-    ``show`` takes status texts. The one thing remembered from sampling to sampling is the prompt for which
-    the file was already started anew: the node's output stays in ComfyUI's cache and serves many prompts.
+    ``path`` is the calibration file, ``restart`` starts it anew at the first sampling of each prompt,
+    ``show`` takes status texts and ``detail`` is the level. Two things are remembered from sampling to
+    sampling, because the node's output stays in ComfyUI's cache and serves many prompts: the prompt for which
+    the file was already started anew, and the model's fingerprint.
     """
 
-    def __init__(self, path: Path, *, restart: bool, show: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, *, restart: bool, show: Callable[[str], None], detail: str = DEFAULT_DETAIL) -> None:
         self._path = path
         self._restart = restart
         self._show = show
+        self._detail = detail
         self._restarted_for = ""
+        self._fingerprint: tuple[weakref.ref[Any], dict[str, torch.Tensor]] | None = None
 
     def __call__(self, executor: Any, noise: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Sample as without this wrapper; then add what was seen to the file, also after an error or a cancel."""
@@ -46,9 +60,10 @@ class CalibrationPatch:
         prompt = host.current_prompt() or "outside of the queue"
         anew = self._restart and self._restarted_for != prompt
         before = None if anew else _stored(self._path)
+        samples = self._samples(guider.model_patcher)
         if before is not None:
-            check_same_model(before, guider.model_patcher.model.diffusion_model, self._path)
-        session = Session(before, self._show)
+            check_same_model(before, guider.model_patcher.model.diffusion_model, self._path, samples)
+        session = Session(before, self._show, self._detail, samples, adaptation(guider.model_patcher))
         completed = False
         try:
             with session.attached(guider):
@@ -58,6 +73,13 @@ class CalibrationPatch:
         finally:
             if self._finish(session, int(noise.shape[0]), anew=anew, completed=completed):
                 self._restarted_for = prompt
+
+    def _samples(self, patcher: Any) -> dict[str, torch.Tensor]:
+        """The fingerprint of the model's own weights, looked at once per model."""
+        if self._fingerprint is None or self._fingerprint[0]() is not patcher.model:
+            layers, _ = linear_layers(patcher.model.diffusion_model)
+            self._fingerprint = (weakref.ref(patcher.model), original_samples(patcher, layers))
+        return self._fingerprint[1]
 
     def _finish(self, session: Session, images: int, *, anew: bool, completed: bool) -> bool:
         """Save, and tell whether there was something to save.
@@ -90,9 +112,19 @@ class CalibrationPatch:
 class Session:
     """Everything one sampling knows: its collector and the number of model calls."""
 
-    def __init__(self, before: Calibration | None, show: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        before: Calibration | None,
+        show: Callable[[str], None],
+        detail: str,
+        samples: dict[str, torch.Tensor],
+        adapted: str,
+    ) -> None:
         self._before = before
         self._show = show
+        self._detail = detail
+        self._samples = samples
+        self._adapted = adapted
         self._guider: Any = None
         self._collector: Collector | None = None
         self._lock = threading.Lock()
@@ -129,21 +161,24 @@ class Session:
         root = model.diffusion_model
         with self._lock:
             if self._collector is None:
-                self._collector = Collector(root)
+                self._collector = Collector(root, self._detail, self._samples)
                 self._compiled = self._compiled or _compiled(root)
                 if self._compiled:
                     host.log.info("Calibrating without torch.compile: compiled code does not run the hooks")
             collector = self._collector
             self._calls += 1
         self._tell()
-        level = noise_level(model.model_sampling, _sigmas(args, kwargs, t))
+        options = _transformer_options(args, kwargs)
+        sigmas = options.get("sigmas")
+        level = noise_level(model.model_sampling, t if sigmas is None else sigmas)
+        passes = tuple(options.get("cond_or_uncond") or (0,))
         eager = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
-        with eager, collector.observing(level, root):
+        with eager, collector.observing(level, root, passes):
             return executor(x, t, *args, **kwargs)
 
     def finish(self, images: int) -> Calibration | None:
         """The statistics of this sampling, None if the model was never called."""
-        return self._collector.finish(images=images) if self._collector is not None else None
+        return self._collector.finish(images, self._adapted) if self._collector is not None else None
 
     def _is_mine(self, model: Any) -> bool:
         """Whether this is the calibrated model or one of ComfyUI's copies of it on other GPUs."""
@@ -170,13 +205,18 @@ def noise_level(model_sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
     return ((now - low) / (high - low)).clamp(0, 1)
 
 
-def check_same_model(calibration: Calibration, root: torch.nn.Module, path: Path) -> None:
-    """Refuse to add a model's statistics to those of another one; names the first difference."""
+def check_same_model(
+    calibration: Calibration, root: torch.nn.Module, path: Path, samples: dict[str, torch.Tensor]
+) -> None:
+    """Refuse to add a model's statistics to those of another one; names the first difference.
+
+    ``samples`` are the model's fingerprint: another checkpoint of the same shapes is another model.
+    """
     found, left_out = linear_layers(root)
     shapes = {name: (module.out_features, module.in_features) for name, module in found.items()}
     stored = set(calibration.layers) | set(calibration.unobserved)
     differences = [
-        *mismatches(calibration, shapes),
+        *mismatches(calibration, shapes, samples),
         *(f"{name} is not in this model" for name in sorted(set(calibration.unobserved) - set(found) - set(left_out))),
         # An imported calibration holds the layers that its author converted; one made here knows them all.
         *(f"{name} is not in the calibration" for name in sorted(set(found) - stored) if calibration.samplings),
@@ -203,7 +243,5 @@ def _compiled(root: torch.nn.Module) -> bool:
     return any(type(module).__name__ == "OptimizedModule" for module in root.modules())
 
 
-def _sigmas(args: tuple[Any, ...], kwargs: dict[str, Any], t: torch.Tensor) -> torch.Tensor:
-    options = kwargs.get("transformer_options") or next((arg for arg in args if isinstance(arg, dict)), {})
-    sigmas = options.get("sigmas")
-    return t if sigmas is None else sigmas
+def _transformer_options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return kwargs.get("transformer_options") or next((arg for arg in args if isinstance(arg, dict)), {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..calibration import Calibration
+from ..calibration import Calibration, Cost
 
 NAMED_LAYERS = 3
 NAMED_WARNINGS = 2
@@ -16,6 +16,11 @@ def before_sampling(stored: Calibration | None, name: str, *, restart: bool) -> 
     if restart or stored is None:
         return f"{name}: nothing collected yet. Sampling starts it; a cached sampler adds nothing (change the seed)."
     return f"{name}: {described(stored)}\nSampling adds to it; a cached sampler adds nothing (change the seed)."
+
+
+def cost_text(detail: str, cost: Cost) -> str:
+    """What the chosen level of detail takes, before the first sampling."""
+    return f"Detail {detail}: at most {size(cost.file)} on disk, {size(cost.device)} of the device while sampling."
 
 
 def during_sampling(calls: int, stored: Calibration | None) -> str:
@@ -41,6 +46,10 @@ def described(calibration: Calibration) -> str:
         named = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:NAMED_LAYERS])
         more = f" and {len(bad) - NAMED_LAYERS} more" if len(bad) > NAMED_LAYERS else ""
         lines.append(f"NaN or infinite inputs, left out: {named}{more}.")
+    for what, samplings in calibration.adapted().items():
+        lines.append(f"{what} in {samplings} of {calibration.samplings} samplings.")
+    if calibration.samplings:
+        lines.append(calibration.convergence().advice)
     return "\n".join(lines)
 
 
@@ -53,6 +62,7 @@ def coverage_text(calibration: Calibration) -> str:
         f"Noise schedule seen: {coverage.schedule_seen:.0%}"
         + (f"; not seen (0 = clean, 1 = noise): {coverage.missing_ranges()}." if coverage.missing_bins else "."),
     ]
+    lines.extend(coverage.recommendations)
     for name, reason in list(calibration.unobserved.items())[:NAMED_LAYERS]:
         lines.append(f"Not observed: {name}: {reason}")
     return "\n".join(lines)

@@ -101,7 +101,13 @@ def _index(folder: Path, data: bytes) -> None:
 def _calibration(folder: Path, data: bytes) -> None:
     path = folder / "x.safetensors"
     path.write_bytes(data)
-    load(path).summary()
+    found = load(path)
+    found.summary()
+    for layer in found.merged(found).layers.values():
+        if layer.curvature is not None:
+            layer.curvature.mean_square()
+        if layer.reservoir is not None:
+            layer.reservoir.values()
 
 
 def _recipe(folder: Path, data: bytes) -> None:

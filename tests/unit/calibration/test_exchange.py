@@ -51,7 +51,7 @@ def test_the_detailed_form_counts_every_noise_bin(tmp_path: Path) -> None:
     found = import_json(written(tmp_path, content)).layers
     assert set(found) == {"blocks.2.q", "blocks.2_bin1.k"}
     assert (found["blocks.2.q"].amax, found["blocks.2.q"].calls) == (32.0, 10)
-    schedule = found["blocks.2.q"].schedule_amax
+    schedule = found["blocks.2.q"].schedule_amax[0]
     assert schedule[15] == 4.0 and schedule[0] == 32.0 and schedule[8] == 0.0
 
 
@@ -95,7 +95,7 @@ def test_detailed_export_and_back(tmp_path: Path, sampled: Sampled) -> None:
     assert set(content["layers"]) == {f"{name}_bin{noise}" for name in calibration.layers for noise in (0, 5)}
     found = content["layers"]["blocks.0.to_q_bin0"]
     assert set(found) == {"amax", "p99_9", "std", "min", "max", "count"}
-    assert found["amax"] == calibration.layers["blocks.0.to_q"].schedule_amax[15]
+    assert found["amax"] == calibration.layers["blocks.0.to_q"].schedule_amax[0, 15]
     assert 0 < found["min"] < found["std"] < found["p99_9"] <= found["amax"] == found["max"]
     back = import_json(tmp_path / "out.json").layers
     assert {name: layer.amax for name, layer in back.items()} == {

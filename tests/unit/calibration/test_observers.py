@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvfp4_studio.calibration import LayerObserver, LayerStatistics, observe, observers
+from nvfp4_studio.calibration import LayerObserver, LayerStatistics, observe, observers, sums
 from nvfp4_studio.calibration.histogram import BINS, bin_index
 
 CPU = torch.device("cpu")
@@ -45,29 +45,47 @@ def test_everything_agrees_with_a_plain_computation(dtype: torch.dtype, shape: t
     assert found.rows == 2 * inputs[0].numel() // shape[-1]
     assert found.elements == 2 * inputs[0].numel()
     assert found.nonfinite == 0
-    assert found.schedule_amax.tolist() == [0.0] * 15 + [found.amax]
+    assert found.schedule_amax.tolist() == [[0.0] * 15 + [found.amax], [0.0] * 16]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_nan_and_infinity_are_counted_and_left_out(dtype: torch.dtype) -> None:
-    values = torch.ones(2, 32, dtype=dtype)
+def test_rows_with_nan_or_infinity_are_counted_and_left_out(dtype: torch.dtype) -> None:
+    values = torch.ones(4, 32, dtype=dtype)
     values[0, 3] = float("nan")
-    values[0, 20] = float("inf")
+    values[0, 20] = 900.0
     values[1, :16] = float("-inf")
-    values[1, 16] = -7.0
+    values[2, 16] = -7.0
     found = statistics_of(values)
-    assert found.nonfinite == 18
-    assert found.elements == 64 - 18
+    assert found.nonfinite == 2
+    assert found.elements == 64
     assert found.amax == 7.0
-    assert int(found.element_magnitude.sum()) == 46
-    assert torch.equal(found.block_amax, histogram_of(torch.tensor([1.0, 1.0, 7.0])))
+    assert int(found.element_magnitude.sum()) == 64
+    assert torch.equal(found.block_amax, histogram_of(torch.tensor([1.0, 1.0, 1.0, 7.0])))
     assert torch.equal(found.call_amax, histogram_of(torch.tensor([7.0])))
 
 
-def test_a_call_without_any_finite_value_adds_to_the_count_of_calls_only() -> None:
+def test_a_call_without_any_finite_row_adds_to_the_count_of_calls_only() -> None:
     found = statistics_of(torch.full((2, 16), float("nan")))
-    assert (found.calls, found.nonfinite, found.elements, found.amax) == (1, 32, 0, 0.0)
+    assert (found.calls, found.nonfinite, found.elements, found.amax) == (1, 2, 0, 0.0)
     assert int(found.call_amax.sum()) == int(found.block_amax.sum()) == int(found.element_magnitude.sum()) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_amax_is_exact_and_the_histograms_are_of_every_sixteenth_row(dtype: torch.dtype) -> None:
+    values = torch.randn(640, 32, generator=torch.Generator().manual_seed(8)).to(dtype)
+    for row in (0, 1, 333, 639):
+        spiked = values.clone()
+        spiked[row, 7] = -1234.0
+        found = statistics_of(spiked)
+        assert found.amax == float(spiked.float().abs().max())
+        assert (found.rows, found.elements) == (640, 40 * 32)
+        assert torch.equal(found.element_magnitude, histogram_of(spiked[::16]))
+
+
+def test_the_sampled_rows_move_on_from_evaluation_to_evaluation() -> None:
+    values = torch.arange(640.0)[:, None].expand(640, 16)
+    firsts = [observe(values, turn=turn) for turn in range(16)]
+    assert sorted(int(seen.sample[0, 0]) for seen in firsts if seen is not None) == list(range(16))
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -109,7 +127,7 @@ def test_the_way_of_counting_on_other_devices_gives_the_same(
     values[shape[0] // 2, shape[1] // 3] = float("inf")
     values[shape[0] // 3, shape[1] // 2 :] = float("nan")
     wanted = statistics_of(values)
-    monkeypatch.setattr(observers, "_count", observers._count_by_atomics)
+    monkeypatch.setattr(sums, "histogram", sums.histogram_by_atomics)
     assert statistics_of(values).same_as(wanted)
 
 
@@ -180,4 +198,4 @@ def test_finish_may_be_followed_by_more() -> None:
 def test_nothing_of_the_graph_is_kept() -> None:
     values = torch.ones(2, 16, requires_grad=True)
     seen = observe(values * 2)
-    assert seen is not None and not seen.amax.requires_grad
+    assert seen is not None and not seen.row_amax.requires_grad and not seen.sample.requires_grad

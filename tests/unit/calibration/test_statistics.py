@@ -21,7 +21,7 @@ def layer_statistics(draw: st.DrawFn) -> LayerStatistics:
         return torch.randint(0, 1000, (BINS,), generator=generator)
 
     call_amax, elements = counts(), counts()
-    schedule = torch.rand(16, generator=generator)
+    schedule = torch.rand(2, 16, generator=generator)
     return LayerStatistics(
         in_features=draw(st.sampled_from([0, 64])),
         out_features=32,
@@ -47,7 +47,8 @@ def calibrations(draw: st.DrawFn) -> Calibration:
         samplings=draw(st.integers(0, 5)),
         images=draw(st.integers(0, 50)),
         steps=draw(st.integers(0, 500)),
-        schedule=torch.tensor(draw(st.lists(st.integers(0, 9), min_size=16, max_size=16)), dtype=torch.int64),
+        schedule=torch.tensor(draw(st.lists(st.integers(0, 9), min_size=32, max_size=32))).reshape(2, 16),
+        adaptations=draw(st.dictionaries(st.sampled_from(["none", "3 weights patched"]), st.integers(1, 5))),
     )
 
 
@@ -67,7 +68,7 @@ def test_merging_with_nothing_changes_nothing(a: Calibration) -> None:
 
 def make(name: str = "blocks.0.qkv", **changes: object) -> Calibration:
     histogram = torch.zeros(BINS, dtype=torch.int64)
-    layer = LayerStatistics(64, 32, 1, 4, 0, 0, 8.0, histogram, histogram, histogram, torch.zeros(16))
+    layer = LayerStatistics(64, 32, 1, 4, 0, 0, 8.0, histogram, histogram, histogram, torch.zeros(2, 16))
     return Calibration(layers={name: dataclasses.replace(layer, **changes)})  # type: ignore[arg-type]
 
 
@@ -100,8 +101,8 @@ def test_layers_with_nan_are_named() -> None:
 
 
 def test_coverage_tells_the_parts_of_the_schedule_never_seen() -> None:
-    schedule = torch.ones(16, dtype=torch.int64)
-    schedule[[0, 1, 8]] = 0
+    schedule = torch.ones(2, 16, dtype=torch.int64)
+    schedule[:, [0, 1, 8]] = 0
     covered = dataclasses.replace(make(), schedule=schedule, unobserved={"head": "never ran"}).coverage()
     assert (covered.observed, covered.total) == (1, 2)
     assert covered.schedule_seen == 13 / 16

@@ -65,8 +65,8 @@ def calibration_for(names: list[str], width: int = WIDTH, seed: int = 1) -> Cali
         assert seen is not None
         observer.observe(seen, torch.arange(16) == 15)
         layers[name] = observer.finish(width, width)
-    schedule = torch.zeros(16, dtype=torch.int64)
-    schedule[15] = 1
+    schedule = torch.zeros(2, 16, dtype=torch.int64)
+    schedule[0, 15] = 1
     return Calibration(layers, {"final": "never ran"}, samplings=1, images=2, steps=1, schedule=schedule)
 
 

@@ -10,12 +10,12 @@ from nvfp4_studio.nodes import texts
 
 def layer(amax: float, nonfinite: int = 0) -> LayerStatistics:
     histogram = torch.zeros(BINS, dtype=torch.int64)
-    return LayerStatistics(16, 16, 1, 1, 16, nonfinite, amax, histogram, histogram, histogram, torch.zeros(16))
+    return LayerStatistics(16, 16, 1, 1, 16, nonfinite, amax, histogram, histogram, histogram, torch.zeros(2, 16))
 
 
 def calibration(**nonfinite: int) -> Calibration:
     layers = {"a": layer(3136.0), **{name: layer(1.0, count) for name, count in nonfinite.items()}}
-    schedule = torch.tensor([0] * 8 + [36] * 8)
+    schedule = torch.tensor([[0] * 8 + [36] * 8, [0] * 16])
     return Calibration(layers, {"moe": "experts are fused"}, samplings=18, images=18, steps=288, schedule=schedule)
 
 

@@ -1,0 +1,296 @@
+"""The running sums of one sampling on one device.
+
+Layers that are always given the same input (q, k and v) have one set of sums between them, kept by the names
+of all of them; a layer that sometimes shares its input and sometimes not has a part in several sets, which
+`finish` adds up. Counting is put off until about a million sampled values have gathered, because a handful
+of large operations is many times cheaper than hundreds of small ones. Nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .channels import ChannelStatistics
+from .curvature import Curvature, curvature_of
+from .detail import CURVATURE, SCALES
+from .histogram import RAW_BINS, RAW_FINITE, fold, magnitude_bits
+from .observers import Observation, Products
+from .reservoir import EMPTY, LABEL_BINS, Candidates, Reservoir, kept, row_hashes
+from .statistics import PASSES, SCHEDULE_BINS, LayerStatistics
+
+BLOCK = 16
+"""Neighbouring channels that share one NVFP4 block scale."""
+_GATHERED = 1 << 20
+_GATHERED_CALLS = 4096
+_CALL, _BLOCKS, _ELEMENTS = range(3)
+_COPIES = 1 << 17
+_NO_VALUE = float("-inf")
+"""Stands for rows with NaN or infinities; its raw bin is an infinity's, which `fold` leaves out."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Which evaluation a call belongs to. bins: bool [16], true in the bin of its noise level; number: int64 [1],
+    that bin; both on the sums' device. passes: 0 or 1 for each span of the batch.
+    """
+
+    bins: torch.Tensor
+    number: torch.Tensor
+    passes: tuple[int, ...]
+
+
+class _Details:
+    """Sums over channels of one set of layers. A call with NaN or overflowing squares takes no part."""
+
+    def __init__(self, seen: Observation, device: torch.device) -> None:
+        assert seen.channel_amax is not None
+        zeros = torch.zeros
+        self.rows = zeros((), dtype=torch.int64, device=device)
+        self.channel_amax = zeros(seen.features, device=device)
+        self.square_sums = zeros(seen.features, device=device) if seen.products is None else None
+        self.products = (
+            Products(torch.zeros_like(seen.products.whole), torch.zeros_like(seen.products.tail))
+            if seen.products
+            else None
+        )
+        self.candidates: Candidates | None = None
+
+    def add(self, seen: Observation) -> None:
+        assert seen.channel_amax is not None and seen.square_sums is not None
+        usable = torch.isfinite(seen.square_sums.sum())
+        self.rows.add_(usable, alpha=seen.rows)
+        torch.maximum(self.channel_amax, torch.where(usable, seen.channel_amax, 0.0), out=self.channel_amax)
+        if self.square_sums is not None:
+            self.square_sums.add_(torch.where(usable, seen.square_sums, 0.0))
+        if self.products is not None and seen.products is not None:
+            cpu = usable.device.type == "cpu"
+            for total, part in (
+                (self.products.whole, seen.products.whole),
+                (self.products.tail, seen.products.tail),
+            ):
+                if not cpu:
+                    total.add_(torch.where(usable, part, 0.0))
+                elif usable:
+                    total.add_(part)
+
+
+@dataclass
+class _Call:
+    group: int
+    seen: Observation
+    moment: Moment
+
+
+class DeviceSums:
+    """All sums on one device; memory is O(layers), whatever is observed.
+
+    The tensors are made outside inference mode: one born inside could not be changed outside.
+    """
+
+    def __init__(self, device: torch.device, detail: str = SCALES) -> None:
+        self.device = device
+        self._detail = detail
+        self._groups: dict[tuple[str, ...], int] = {}
+        self._calls: list[int] = []
+        self._rows: list[int] = []
+        self._features: list[int] = []
+        self._details: list[_Details | None] = []
+        self._waiting: list[_Call] = []
+        self._gathered = 0
+        with torch.inference_mode(False):
+            self._counts = [torch.zeros(0, RAW_BINS, dtype=torch.int64, device=device) for _ in range(3)]
+            self._schedule = torch.zeros(0, SCHEDULE_BINS, device=device)
+            self._nonfinite = torch.zeros(0, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def add(self, seen: Observation, moment: Moment) -> None:
+        """Add one call of the layers `seen.layers`. The observation must not be changed afterwards."""
+        with torch.inference_mode(False):
+            group = self._group(tuple(seen.layers), seen)
+            self._calls[group] += 1
+            self._rows[group] += seen.rows
+            details = self._details[group]
+            if details is not None:
+                details.add(seen)
+                seen.channel_amax = seen.square_sums = seen.products = None
+            self._waiting.append(_Call(group, seen, moment))
+            self._gathered += seen.sample.numel()
+            if self._gathered >= _GATHERED or len(self._waiting) >= _GATHERED_CALLS:
+                self._count()
+
+    def finish(self) -> dict[tuple[str, ...], LayerStatistics]:
+        """What was summed for each set of layers, on the host; out_features is left 0."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._count()
+            counts = torch.stack([fold(count.cpu()) for count in self._counts])
+            elements = self._counts[_ELEMENTS][:, :RAW_FINITE].sum(1).tolist()
+            schedule = self._schedule.cpu().view(-1, len(PASSES), SCHEDULE_BINS)
+            nonfinite = self._nonfinite.tolist()
+            found = {}
+            for names, group in self._groups.items():
+                channels, curvature, reservoir = self._detailed(group)
+                found[names] = LayerStatistics(
+                    in_features=self._features[group],
+                    out_features=0,
+                    calls=self._calls[group],
+                    rows=self._rows[group],
+                    elements=elements[group],
+                    nonfinite=nonfinite[group],
+                    amax=float(schedule[group].max()),
+                    call_amax=counts[_CALL, group].clone(),
+                    block_amax=counts[_BLOCKS, group].clone(),
+                    element_magnitude=counts[_ELEMENTS, group].clone(),
+                    schedule_amax=schedule[group].clone(),
+                    channels=channels,
+                    curvature=curvature,
+                    reservoir=reservoir,
+                )
+            return found
+
+    def _detailed(self, group: int) -> tuple[ChannelStatistics | None, Curvature | None, Reservoir | None]:
+        details = self._details[group]
+        rows = int(details.rows) if details is not None else 0
+        if details is None or rows == 0:
+            return None, None, None
+        if details.products is None:
+            assert details.square_sums is not None
+            return ChannelStatistics.of(rows, details.channel_amax, details.square_sums), None, None
+        channels = ChannelStatistics.of(rows, details.channel_amax, details.products.diagonal())
+        curvature = curvature_of(rows, self._features[group], details.products.whole, details.products.tail)
+        return channels, curvature, Reservoir.of(details.candidates) if details.candidates else None
+
+    def _group(self, names: tuple[str, ...], seen: Observation) -> int:
+        if names not in self._groups:
+            self._groups[names] = len(self._groups)
+            self._calls.append(0)
+            self._rows.append(0)
+            self._features.append(seen.features)
+            self._details.append(_Details(seen, self.device) if self._detail != SCALES else None)
+            if len(self._groups) > len(self._nonfinite):
+                more = max(32, len(self._nonfinite))
+                self._counts = [torch.cat((count, count.new_zeros(more, RAW_BINS))) for count in self._counts]
+                self._schedule = torch.cat((self._schedule, self._schedule.new_zeros(2 * more, SCHEDULE_BINS)))
+                self._nonfinite = torch.cat((self._nonfinite, self._nonfinite.new_zeros(more)))
+        return self._groups[names]
+
+    def _count(self) -> None:
+        """Count everything that waits: calls of equally many rows together, samples of equal width together."""
+        calls, self._waiting, self._gathered = self._waiting, [], 0
+        by_rows: dict[tuple[int, int, tuple[int, ...]], list[_Call]] = {}
+        by_width: dict[tuple[int, torch.dtype], list[_Call]] = {}
+        for call in calls:
+            seen = call.seen
+            by_rows.setdefault((seen.rows, seen.chunks, call.moment.passes), []).append(call)
+            by_width.setdefault((seen.features, seen.sample.dtype), []).append(call)
+        for (_, chunks, passes), together in by_rows.items():
+            self._count_calls(together, chunks, passes)
+        for together in by_width.values():
+            self._count_samples(together)
+
+    def _count_calls(self, calls: Sequence[_Call], chunks: int, passes: tuple[int, ...]) -> None:
+        amax = torch.stack([call.seen.row_amax.to(torch.float32) for call in calls])
+        finite = amax < float("inf")
+        groups = self._index([call.group for call in calls])
+        self._nonfinite.index_add_(0, groups, (~finite).sum(1))
+        spans = torch.where(finite, amax, _NO_VALUE).view(len(calls), chunks, -1).amax(2)
+        raw = (spans.amax(1).view(torch.int32) >> 20) & (RAW_BINS - 1)
+        self._counts[_CALL].view(-1).index_add_(0, groups * RAW_BINS + raw, torch.ones_like(groups))
+        bins = torch.stack([call.moment.bins for call in calls])
+        for number in set(passes):
+            mine = [place for place, found in enumerate(passes) if found == number]
+            largest = (spans if chunks == 1 else spans[:, mine]).amax(1).clamp(min=0)
+            rows = (groups * len(PASSES) + number)[:, None].expand(-1, SCHEDULE_BINS)
+            self._schedule.scatter_reduce_(0, rows, largest[:, None] * bins, "amax")
+
+    def _count_samples(self, calls: Sequence[_Call]) -> None:
+        used = sorted({call.group for call in calls})
+        lengths = torch.tensor([len(call.seen.sample) for call in calls])
+        of_row = torch.tensor([used.index(call.group) for call in calls]).repeat_interleave(lengths)
+        sample = torch.cat([call.seen.sample for call in calls])
+        bits, shift = magnitude_bits(sample)
+        blocks = _block_amax(bits)
+        broken = blocks.amax(1) >= RAW_FINITE << shift
+        if self.device.type != "cpu" or bool(broken.any()):
+            bits.masked_fill_(broken[:, None], -1)
+            blocks.masked_fill_(broken[:, None], -1)
+        base = (of_row * RAW_BINS).to(torch.int32).to(self.device, non_blocking=True)[:, None]
+        groups = self._index(used)
+        for kind, found in ((_BLOCKS, blocks), (_ELEMENTS, bits)):
+            raw = ((found >> shift) & (RAW_BINS - 1)) + base
+            counted = histogram(raw.flatten(), len(used) * RAW_BINS).view(-1, RAW_BINS)
+            self._counts[kind].index_add_(0, groups, counted)
+        if self._detail == CURVATURE:
+            self._keep_rows(calls, sample, broken)
+
+    def _keep_rows(self, calls: Sequence[_Call], sample: torch.Tensor, broken: torch.Tensor) -> None:
+        values = sample.to(torch.bfloat16)
+        hashes = row_hashes(values).masked_fill(broken, EMPTY)
+        lengths = [len(call.seen.sample) for call in calls]
+        passes = torch.cat([_pass_of_rows(call) for call in calls]).to(self.device, non_blocking=True)
+        bins = torch.cat([call.moment.number.expand(length) for call, length in zip(calls, lengths, strict=True)])
+        labels = bins + passes * LABEL_BINS
+        spans: dict[int, list[tuple[int, int]]] = {}
+        at = 0
+        for call, length in zip(calls, lengths, strict=True):
+            spans.setdefault(call.group, []).append((at, at + length))
+            at += length
+        for group, mine in spans.items():
+            details = self._details[group]
+            assert details is not None
+            found = [Candidates(values[a:b], hashes[a:b], labels[a:b]) for a, b in mine]
+            found += [details.candidates] if details.candidates is not None else []
+            details.candidates = kept(
+                Candidates(
+                    torch.cat([one.values for one in found]),
+                    torch.cat([one.hashes for one in found]),
+                    torch.cat([one.labels for one in found]),
+                )
+            )
+
+    def _index(self, groups: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(groups, dtype=torch.int64).to(self.device, non_blocking=True)
+
+
+def histogram(raw: torch.Tensor, size: int) -> torch.Tensor:
+    """Occurrences of 0 .. size - 1 in an integer [N]: int64 [size]. Exact and deterministic on every device.
+
+    bincount is the fastest on CPU but reads its result's length back on CUDA, so integer atomics are used
+    there. Activations crowd into a few dozen bins, and atomics on one address take turns; neighbouring
+    values therefore add to different copies of the histogram, which are summed at the end.
+    """
+    if raw.device.type == "cpu":
+        return torch.bincount(raw, minlength=size)
+    return histogram_by_atomics(raw, size)
+
+
+def histogram_by_atomics(raw: torch.Tensor, size: int) -> torch.Tensor:
+    """The same without waiting for the device."""
+    copies = math.gcd(raw.numel(), max(1, _COPIES // size))
+    index = raw.to(torch.int64).reshape(-1, copies) + torch.arange(0, copies * size, size, device=raw.device)
+    counts = torch.zeros(copies * size, dtype=torch.int64, device=raw.device)
+    counts.scatter_add_(0, index.flatten(), torch.ones((), dtype=torch.int64, device=raw.device).expand(raw.numel()))
+    return counts.view(copies, size).sum(0)
+
+
+def _block_amax(bits: torch.Tensor) -> torch.Tensor:
+    """Largest of each 16 neighbouring columns of int [R, K], a ragged tail being a block: int [R, ceil(K/16)]."""
+    whole = bits.shape[1] // BLOCK * BLOCK
+    parts = []
+    if whole:
+        parts.append(bits[:, :whole].reshape(len(bits), -1, BLOCK).amax(-1))
+    if whole < bits.shape[1]:
+        parts.append(bits[:, whole:].amax(-1, keepdim=True))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _pass_of_rows(call: _Call) -> torch.Tensor:
+    """int64 [n]: 0 or 1 for each sampled row."""
+    seen, passes = call.seen, call.moment.passes
+    places = torch.arange(seen.first, seen.rows, seen.stride)
+    if seen.chunks == 1:
+        return torch.full_like(places, passes[0])
+    return torch.tensor(passes)[places * seen.chunks // seen.rows]
