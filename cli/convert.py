@@ -95,7 +95,8 @@ def _tell(report: Report, target: str, written: list[Path]) -> None:
         f"({facts['ratio']:.2f} of the source) in {duration(facts['seconds'])}, verified."
     )
     print(
-        f"{facts['nvfp4_layers']} layers NVFP4, {facts['fp8_layers']} FP8. NVFP4 weights: mean SQNR "
+        f"Layers: {', '.join(f'{count} {name}' for name, count in facts['formats'].items())}. "
+        f"{facts['main_format'] or 'All'} weights: mean SQNR "
         f"{decibels(facts['mean_sqnr_db'])}; worst layer {decibels(facts['worst_sqnr_db'])} in {facts['worst_layer']}."
     )
     print(f"Report: {', '.join(str(path) for path in written)}")

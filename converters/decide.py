@@ -8,7 +8,6 @@ from .activations import check_calibration
 from .context import Context
 from .errors import PlanError
 from .families import component, detect_family
-from .formats import nvfp4
 from .layer_rules import decide_layer
 from .layers import recognise
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
@@ -68,7 +67,7 @@ def make_plan(
         for layer in recognised.layers.values()
         if context.kept(layer.weight) and (layer.described or context.part(layer.weight) != "other")
     )
-    if not any(layer.format == nvfp4.NAME and layer.action == "quantize" for layer in layers):
+    if not any(layer.action == "quantize" for layer in layers):
         done = next((layer for layer in layers if layer.reason.endswith("already")), None)
         if done is not None:
             raise PlanError(
@@ -76,7 +75,7 @@ def make_plan(
                 "convert from the FP8 or BF16 original."
             )
         raise PlanError(
-            f"Recipe {context.recipe.name} makes no layer of {source.path.name} ({family.title}) NVFP4; "
+            f"Recipe {context.recipe.name} quantizes no layer of {source.path.name} ({family.title}); "
             "choose another recipe, for example generic or weight-only."
         )
     plan = Plan(

@@ -14,6 +14,9 @@ from .rounding import rounding
 from .source import Source
 from .writer import TensorSpec
 
+POSITIVE = frozenset(("input_scale", "pre_quant_scale")).union(*(stored.SCALES for stored in FORMATS.values()))
+"""Suffixes of scales; a table of values (``weight_codebook``) may hold any number."""
+
 
 def encode_layer(
     source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
@@ -47,7 +50,7 @@ def description(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch
         return torch.ones((), dtype=torch.float32)
     tensor = source.read(stored)
     values = tensor.float()
-    if spec.dtype == torch.float32 and not bool((torch.isfinite(values) & (values > 0)).all()):
+    if spec.dtype == torch.float32 and suffix in POSITIVE and not bool((torch.isfinite(values) & (values > 0)).all()):
         raise SourceError(
             f"{source.path}: {stored} is not a positive number; the source is damaged, get it from its author again."
         )

@@ -32,6 +32,9 @@ COMPANIONS = (
     "weight_scale_2",
     "input_scale",
     "pre_quant_scale",
+    "weight_s_rel",
+    "weight_s_channel",
+    "weight_codebook",
     "scale_weight",
     "scale_input",
 )
@@ -42,7 +45,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "mxfp8": ("weight_scale",),
     "int8_tensorwise": ("weight_scale",),
     "convrot_w4a4": ("weight_scale",),
-    "asym_w4a8_int8": ("weight_s_rel",),
+    "asym_w4a8_int8": ("weight_s_rel", "weight_s_channel"),
 }
 """Formats that are left as they are where a source has them, each with what ComfyUI refuses to load it without."""
 MAX_TAG_BYTES = 65_536

@@ -1,4 +1,4 @@
-"""Layer policies as data: which weights become NVFP4, which FP8, which stay.
+"""Layer policies as data: which weights become NVFP4, FP8 or another format, and which stay.
 
 The schema is that of comfy-dit-quantizer's configuration files, so that users' own files work:
 ``block_names`` (substrings, one of which a key must contain) and ``rules`` in order, each with a
@@ -7,7 +7,8 @@ rule matches is kept. Three fields are ours and optional:
 
 * ``title``: one sentence for people;
 * ``block_names: "repeated"``: the repeated blocks of any model, found by counting;
-* ``limits``: ``divisible_by`` and ``minimum_width`` for both sides of an NVFP4 weight, and
+* ``limits``: ``divisible_by`` and ``minimum_width`` for both sides of a weight that becomes
+  anything but FP8, and
   ``edge_blocks``, how many first and last blocks of each stack are kept, whatever the rules say, in
   stacks of at least six.
 """
@@ -26,6 +27,8 @@ from . import formats
 from .errors import PlanError
 
 POLICIES = ("keep", *formats.POLICIES)
+UNLIMITED = ("keep", formats.fp8.NAME)
+"""Policies that a recipe's limits do not concern: FP8 holds any matrix and changes little."""
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MAX_RECIPE_BYTES = 1_000_000
 EDGE_STACK = 6
@@ -75,16 +78,16 @@ class Recipe:
             label = f'rule {rule.policy}: "{found}"' if found else f"rule {rule.policy}: every layer"
             if rule.policy != "keep" and blocks.on_edge(key, self.limits.edge_blocks):
                 return "keep", "first or last block"
-            return self._within_limits(shape, label) if rule.policy == "nvfp4" else (rule.policy, label)
+            return (rule.policy, label) if rule.policy in UNLIMITED else self._within_limits(shape, rule.policy, label)
         return "keep", "no rule matches"
 
-    def _within_limits(self, shape: tuple[int, int], label: str) -> tuple[str, str]:
+    def _within_limits(self, shape: tuple[int, int], policy: str, label: str) -> tuple[str, str]:
         limits = self.limits
         if any(side % limits.divisible_by for side in shape):
             return "keep", f"{shape[0]}×{shape[1]} is not divisible by {limits.divisible_by}"
         if min(shape) < limits.minimum_width:
             return "keep", f"{shape[0]}×{shape[1]} is narrower than {limits.minimum_width}"
-        return "nvfp4", label
+        return policy, label
 
 
 @dataclass(frozen=True)

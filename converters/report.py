@@ -14,6 +14,7 @@ from typing import Any
 from .. import __version__
 from ..calibration.files import write_atomically
 from . import plots
+from .formats import FORMATS
 from .measure import LayerError
 from .plan import LayerDecision, Plan
 from .verify import Verification
@@ -39,6 +40,8 @@ class Report:
             "ratio": self.plan.output_bytes / max(1, self.plan.source_bytes),
             "nvfp4_layers": counts.get("nvfp4", 0),
             "fp8_layers": sum(count for name, count in counts.items() if name.startswith("float8")),
+            "formats": {name: count for name, count in counts.items() if name in FORMATS},
+            "main_format": self.verification.main_format(),
             "mean_sqnr_db": self.verification.mean_sqnr_db(),
             "worst_layer": worst.name if worst else None,
             "worst_sqnr_db": worst.sqnr_db if worst else None,
@@ -101,10 +104,10 @@ class Report:
             "|---|---|",
             f"| model | {plan.family_title} |",
             f"| recipe · rounding · input_scale | `{plan.recipe}` · `{plan.options.rounding}` · `{plan.options.input_scale}` |",
-            f"| calibration | {plan.calibration or 'none: NVFP4 activations are scaled dynamically'} |",
+            f"| calibration | {plan.calibration or 'none: activations are scaled dynamically'} |",
             f"| size | {plan.source_bytes / 1e6:.2f} MB → {plan.output_bytes / 1e6:.2f} MB ({facts['ratio']:.3f}×) |",
             f"| layers | {', '.join(f'{count} {name}' for name, count in plan.count().items())} |",
-            f"| weight error | NVFP4 layers: mean SQNR {_db(facts['mean_sqnr_db'])}; "
+            f"| weight error | {facts['main_format'] or 'no'} layers: mean SQNR {_db(facts['mean_sqnr_db'])}; "
             f"worst of all changed layers {_db(facts['worst_sqnr_db'])} in {facts['worst_layer']} |",
             "",
             *_section("Repaired", plan.repairs),

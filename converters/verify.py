@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,9 +36,15 @@ class Verification:
         changed = [layer for layer in self.layers if layer.sqnr_db is not None]
         return min(changed, key=lambda layer: layer.sqnr_db or 0.0, default=None)
 
-    def mean_sqnr_db(self, stored: str = nvfp4.NAME) -> float | None:
-        """Mean over the changed layers of one format, in dB."""
-        values = [layer.sqnr_db for layer in self.layers if layer.sqnr_db is not None and layer.format == stored]
+    def main_format(self) -> str | None:
+        """NVFP4 where any layer changed to it, else the format of most changed layers; None when nothing changed."""
+        formats = Counter(layer.format for layer in self.layers if layer.sqnr_db is not None)
+        return nvfp4.NAME if nvfp4.NAME in formats else max(formats, key=lambda name: formats[name], default=None)
+
+    def mean_sqnr_db(self) -> float | None:
+        """Mean over the layers that changed to the main format, in dB."""
+        main = self.main_format()
+        values = [layer.sqnr_db for layer in self.layers if layer.sqnr_db is not None and layer.format == main]
         return sum(values) / len(values) if values else None
 
     def to_json(self) -> dict[str, Any]:

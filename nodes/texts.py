@@ -73,7 +73,9 @@ def conversion_text(summary: Mapping[str, Any], name: str, warnings: Sequence[st
     lines = [
         f"{name}",
         f"{size(summary['source_bytes'])} → {size(summary['output_bytes'])} ({summary['ratio']:.0%} of the source)",
-        f"{summary['nvfp4_layers']} layers NVFP4, {summary['fp8_layers']} FP8",
+        ", ".join(
+            [f"{summary['nvfp4_layers']} layers NVFP4", f"{summary['fp8_layers']} FP8", *_other_formats(summary)]
+        ),
     ]
     if summary.get("mean_sqnr_db") is not None:
         lines.append(
@@ -84,6 +86,11 @@ def conversion_text(summary: Mapping[str, Any], name: str, warnings: Sequence[st
     if len(warnings) > NAMED_WARNINGS:
         lines.append(f"{len(warnings) - NAMED_WARNINGS} more warnings in the report beside the file.")
     return "\n".join(lines)
+
+
+def _other_formats(summary: Mapping[str, Any]) -> list[str]:
+    counts: Mapping[str, int] = summary.get("formats", {})
+    return [f"{count} {name}" for name, count in counts.items() if name != "nvfp4" and not name.startswith("float8")]
 
 
 def plain(layer: str) -> str:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import fp8, nvfp4
+from . import convrot_w4a4, fp8, int8, mxfp8, nvfp4, w4a8_int8
 from .format import Encoding, Fields, Format, InputScale, Rows, Stored
 from .weight import Weight
 
 __all__ = ["FORMATS", "POLICIES", "Encoding", "Fields", "Format", "InputScale", "Rows", "Stored", "Weight"]
 
-FORMATS: Mapping[str, Format] = {fp8.NAME: fp8, fp8.E5M2_NAME: fp8, nvfp4.NAME: nvfp4}
+FORMATS: Mapping[str, Format] = {
+    fp8.NAME: fp8,
+    fp8.E5M2_NAME: fp8,
+    nvfp4.NAME: nvfp4,
+    mxfp8.NAME: mxfp8,
+    int8.NAME: int8,
+    convrot_w4a4.NAME: convrot_w4a4,
+    w4a8_int8.NAME: w4a8_int8,
+}
 """By ComfyUI's name. Both FP8 types are one format of which E4M3 is written."""
 
 POLICIES: Mapping[str, Format] = {policy: stored for stored in FORMATS.values() for policy in stored.POLICIES}

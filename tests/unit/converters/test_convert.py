@@ -277,7 +277,7 @@ def test_refusals(checkpoint: Checkpoint, tmp_path: Path) -> None:
         convert(source, tmp_path / "x.safetensors", Options(layout="sideways"))
     with pytest.raises(PlanError, match="no input_scale policy 'p50'"):
         convert(source, tmp_path / "x.safetensors", Options(input_scale="p50"))
-    with pytest.raises(PlanError, match="makes no layer .* NVFP4"):
+    with pytest.raises(PlanError, match="quantizes no layer"):
         convert(source, tmp_path / "x.safetensors", Options(recipe="qwen-image-v3"))
     convert(source, target, overwrite=True)
     with pytest.raises(PlanError, match="holds nvfp4 already"):

@@ -240,7 +240,7 @@ def test_recipe_of_a_family(recipe: str, prefix: str) -> None:
 
 
 def test_every_recipe_is_tested() -> None:
-    elsewhere = {"flux", "generic", "weight-only", "qwen-image-v3", "qwen-image-v4", "qwen-image-v5"}
+    elsewhere = {"flux", "generic", "int8", "mxfp8", "weight-only", "qwen-image-v3", "qwen-image-v4", "qwen-image-v5"}
     assert FAMILIES.keys() | elsewhere == available_recipes().keys()
 
 

@@ -1,0 +1,71 @@
+"""ConvRot W4A4 as stock ComfyUI stores it: rotated weights in four bits, one scale for each row.
+
+========================  ===================================================================
+``weight``                int8 [N, K/2], two signed INT4 in a byte, the even column in the low half
+``weight_scale``          float32 [N]
+========================  ===================================================================
+
+Groups of 256 input channels are multiplied by a Hadamard matrix before rounding, and the kernels do the
+same with the input, which they also round to four bits, measuring it anew for each row. 256 is the group
+that comfy-kitchen's fused kernels take. GPUs since Turing compute it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from comfy_kitchen.tensor import TensorCoreConvRotW4A4Layout
+
+from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
+from .pieces import in_pieces
+from .weight import Weight
+
+NAME = "convrot_w4a4"
+GROUP = 256
+POLICIES: Mapping[str, Fields] = {NAME: {"convrot_groupsize": GROUP}}
+INPUT_SCALE = InputScale.NONE
+SCALES: tuple[str, ...] = ("weight_scale",)
+ROW_MULTIPLE = 16
+
+
+def refusal(shape: tuple[int, int], fields: Fields) -> str | None:
+    """Whole groups of input channels, and rows that the INT4 kernels multiply without padding."""
+    if shape[1] % GROUP:
+        return f"{shape[1]} input channels are not divisible by ConvRot's {GROUP}"
+    return (
+        f"{shape[0]} rows are not divisible by {ROW_MULTIPLE}, which {NAME} needs" if shape[0] % ROW_MULTIPLE else None
+    )
+
+
+def declare(shape: tuple[int, int], fields: Fields) -> Declared:
+    """Tensors of a layer with weight ``shape`` (out_features, in_features)."""
+    return {"weight": (torch.int8, (shape[0], shape[1] // 2)), "weight_scale": (torch.float32, (shape[0],))}
+
+
+def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
+    """Rotate and round row by row, amax / 7."""
+
+    def piece(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        packed, params = TensorCoreConvRotW4A4Layout.quantize(rows, convrot_groupsize=GROUP)
+        return {"weight": packed, "weight_scale": params.scale}
+
+    return in_pieces(weight, encoding, piece)
+
+
+def decoder(stored: Stored) -> Rows:
+    scale = stored.tensor("weight_scale")
+    assert scale is not None
+    group = stored.fields.get("convrot_groupsize", GROUP)
+
+    def rows(first: int, last: int) -> torch.Tensor:
+        params = TensorCoreConvRotW4A4Layout.Params(
+            scale=scale[first:last],
+            orig_dtype=torch.float32,
+            orig_shape=(last - first, stored.shape[1]),
+            convrot_groupsize=group,
+        )
+        values: torch.Tensor = TensorCoreConvRotW4A4Layout.dequantize(stored.rows(first, last), params)
+        return values
+
+    return rows
