@@ -82,13 +82,6 @@ def finished(process: subprocess.Popen[str], status: int = 0) -> dict[str, Any]:
     return {**json.loads(out), "said": err}
 
 
-def content(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a safetensors file: everything but the order of names in the header."""
-    raw = path.read_bytes()
-    size = int.from_bytes(raw[:8], "little")
-    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
-
-
 def left_on(server: Any) -> list[str]:
     """Calibrations and prompts that a run left on a server."""
     names = [entry["name"] for entry in server.request("/nvfp4_studio/calibrations")[1]["calibrations"]]
@@ -143,11 +136,18 @@ def test_two_servers_give_the_same_file(
 ) -> None:
     made = command(farm[:2])
     told = made.run()
-    assert content(made.out) == content(alone[0])
+    assert made.out.read_bytes() == alone[0].read_bytes()
     assert all(server["generations"] > 0 for server in told["servers"])
     assert sum(server["generations"] for server in told["servers"]) == SAMPLES
     assert told["design"] == alone[1]["design"]
     assert not made.work.exists() and [left_on(server) for server in farm[:2]] == [[], []]
+
+
+def test_more_detail_gives_the_same_file_too(farm: list[Any], command: Callable[..., Command]) -> None:
+    words = ("--samples", "4", "--steps", "2,3", "--detail", "curvature")
+    made = [command(servers, *words, varied=False) for servers in (farm[:1], farm[:2])]
+    assert [one.run()["counted"] for one in made] == [4, 4]
+    assert made[0].out.read_bytes() == made[1].out.read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -166,7 +166,7 @@ def test_a_stopped_run_cleans_up_and_goes_on(
     again = made.run()
     assert again["counted"] == SAMPLES
     assert sum(server["generations"] for server in again["servers"]) == SAMPLES - told["counted"]
-    assert content(made.out) == content(alone[0]) and not made.work.exists()
+    assert made.out.read_bytes() == alone[0].read_bytes() and not made.work.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -179,7 +179,7 @@ def test_a_killed_command_goes_on_and_removes_what_it_left(
     process.kill()
     process.communicate()
     again = made.run()
-    assert again["counted"] == SAMPLES and content(made.out) == content(alone[0])
+    assert again["counted"] == SAMPLES and made.out.read_bytes() == alone[0].read_bytes()
     assert [left_on(server) for server in farm[:2]] == [[], []]
 
 
@@ -206,7 +206,7 @@ def test_a_killed_server_loses_nothing_and_nothing_counts_twice(
     assert told["counted"] == SAMPLES and told["missing"] == {}
     assert sum(server["generations"] for server in told["servers"]) == SAMPLES
     assert told["servers"][2]["state"] == "no answer" and "does not answer" in told["said"]
-    assert content(made.out) == content(alone[0])
+    assert made.out.read_bytes() == alone[0].read_bytes()
 
 
 def test_a_server_that_is_not_there_is_done_without(farm: list[Any], command: Callable[..., Command]) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nvfp4_studio.cli.servers.errors import RequestError
 from nvfp4_studio.cli.servers.factors import apply, find_factors
 from nvfp4_studio.cli.servers.insertion import with_calibration
-from nvfp4_studio.cli.servers.workflow import Graph
+from nvfp4_studio.cli.servers.workflow import Graph, read_workflow
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
+EXAMPLE = "nvfp4_calibrate_on_several_servers.json"
 
 Nodes = dict[str, tuple[str, dict[str, Any]]]
 
@@ -191,3 +197,16 @@ def test_own_nodes_are_used_and_the_others_taken_out(classes: dict[str, Any]) ->
     one = with_calibration(graph(nodes, classes), ["51"])
     assert one.nodes == ("51",) and "50" not in one.prompt
     assert one.prompt["3"]["inputs"]["model"] == ["1", 0]
+
+
+def test_the_example_is_offered_and_its_export_fits_it(classes: dict[str, Any], classic_server: Any) -> None:
+    assert EXAMPLE.removesuffix(".json") in classic_server.request("/workflow_templates")[1]["nvfp4-studio"]
+    with pytest.raises(RequestError, match=r"Export \(API\)"):
+        read_workflow(EXAMPLES / EXAMPLE)
+    editor = json.loads((EXAMPLES / EXAMPLE).read_text("utf-8"))
+    exported = read_workflow(EXAMPLES / "api" / EXAMPLE)
+    drawn = {str(node["id"]): node["type"] for node in editor["nodes"] if node["type"] != "MarkdownNote"}
+    assert drawn == {key: node["class_type"] for key, node in exported.items()}
+    made = Graph(exported, classes)
+    assert find_factors(made).absent == {}
+    assert with_calibration(made).behind == ("CheckpointLoaderSimple (node 1)",)
