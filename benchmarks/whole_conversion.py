@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from nvfp4_studio.converters import Options, convert
-from nvfp4_studio.converters.writer import TensorSpec, lay_out
+from nvfp4_studio.converters.layout import TensorSpec, lay_out
 
 WIDTH = 3072
 LAYERS = {

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ..calibration import Calibration
 from .families import Family, component
 from .layers import Recognised, SourceLayer
+from .layout import TensorSpec
 from .plan import Options
 from .recipe import Blocks, Recipe
 from .source import Source
-from .writer import TensorSpec
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ..calibration import Calibration
 from .decide import make_plan
-from .digest import digests, reserved_place
-from .encode import description, encode_layer
 from .errors import Cancelled, ConversionError, VerificationError
-from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
-from .plan import LayerDecision, Options, Plan
+from .execute import Execution
+from .passthrough import reserved_place
+from .pipeline import Progress, default_workers, never, no_progress, one_thread
+from .plan import Options, Plan
 from .report import Report
 from .source import Source, open_source
 from .verify import verify_sources
@@ -52,7 +52,7 @@ def convert(
         overwrite: replace an existing target.
         workers: threads that read and quantize ahead of the writing; None for one a core, at most 4.
             Memory is about that many of the largest tensor; the bytes do not depend on it.
-        progress: see ``Progress``; the whole is twice the output's size, writing and verifying.
+        progress: see ``Progress``; the whole is the output's size.
         cancelled: asked several times a second, also from other threads; True ends the conversion and
             leaves nothing behind.
 
@@ -71,64 +71,34 @@ def convert(
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
 
-    with one_thread(), open_source(source_path) as source, digests(source.files, check) as source_digests:
+    with one_thread(), open_source(source_path) as source:
         if target.exists() and any(os.path.samefile(part, target) for part in source.files):
             raise ConversionError(f"The output {target} is the source itself; choose another name.")
         plan = make_plan(source, options, calibration, calibration_name)
         with Writer(
             target, plan.specs(), plan.metadata, overwrite=overwrite, fingerprint=_fingerprint(source, plan)
         ) as writer:
-            total = 2 * writer.size
-            done = 0
-
-            def quantized(layer: LayerDecision) -> dict[str, torch.Tensor]:
-                check()
-                if layer.action != "quantize" or writer.done.issuperset(spec.name for spec in layer.outputs):
-                    return {}
-                return encode_layer(source, plan, layer, chosen, check)
-
-            for layer, tensors in ordered(quantized, plan.layers, workers):
-                check()
-                progress(done, total, f"writing {layer.name}")
-                for spec in layer.outputs:
-                    if spec.name in writer.done:
-                        continue
-                    if spec.name in tensors:
-                        writer.write(spec.name, tensors[spec.name])
-                    elif spec.name == f"{layer.name}.weight":
-                        writer.write_bytes(spec.name, _checked(source.chunks(f"{layer.source_name}.weight"), check))
-                    else:
-                        writer.write(spec.name, description(source, layer, spec))
-                done += layer.bytes_after
-            for copy in plan.copies:
-                check()
-                progress(done, total, f"copying {copy.spec.name}")
-                if copy.spec.name not in writer.done:
-                    writer.write_bytes(copy.spec.name, _checked(source.chunks(copy.source_name), check))
-                done += copy.spec.nbytes
-            for constant in plan.constants:
-                if constant.spec.name not in writer.done:
-                    writer.write_bytes(constant.spec.name, [constant.data])
-            progress(writer.size, total, "writing to disk")
-            temporary = writer.finish()
-            with open_source(temporary) as written:
+            execution = Execution(source, plan, writer, chosen, workers, progress, check)
+            execution.run()
+            progress(writer.size, writer.size, "writing to disk")
+            with open_source(writer.finish()) as written:
                 verification = verify_sources(
                     source,
                     written,
                     expected=plan.specs(),
+                    known=execution.known,
                     workers=workers,
-                    progress=lambda part, _, label: progress(writer.size + part, total, label),
+                    progress=lambda _, __, label: progress(writer.size, writer.size, label),
                     cancelled=cancelled,
                 )
             if verification.problems:
                 raise VerificationError(
                     f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
                 )
-            progress(total, total, "hashing the source")
-            writer.fill_in({reserved_place(number): digest for number, digest in enumerate(source_digests())})
+            writer.fill_in({reserved_place(number): digest for number, digest in enumerate(execution.digests)})
             check()
             writer.commit()
-            progress(total, total, "done")
+            progress(writer.size, writer.size, "done")
     return Report(plan, verification, target.name, time.monotonic() - started)
 
 
@@ -146,9 +116,3 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConversionError("No CUDA device is available; choose device auto or cpu.")
     return torch.device(name)
-
-
-def _checked(chunks: Iterator[bytearray], check: Callable[[], None]) -> Iterator[bytearray]:
-    for chunk in chunks:
-        check()
-        yield chunk

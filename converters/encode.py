@@ -9,33 +9,39 @@ import torch
 from .errors import SourceError
 from .formats import FORMATS, Encoding, Weight, tags
 from .layers import LEGACY_NAMES
+from .layout import TensorSpec
 from .plan import LayerDecision, Plan
 from .rounding import rounding
 from .source import Source
-from .writer import TensorSpec
 
 POSITIVE = frozenset(("input_scale", "pre_quant_scale")).union(*(stored.SCALES for stored in FORMATS.values()))
 """Suffixes of scales; a table of values (``weight_codebook``) may hold any number."""
 
 
-def encode_layer(
-    source: Source, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
+def weight_of(source: Source, layer: LayerDecision, stored: torch.Tensor) -> Weight:
+    """The weight of one layer as its source means it; ``stored`` is the tensor that was read.
+
+    Raises:
+        SourceError: its scale cannot be read.
+    """
+    scale = _stored(source, layer, "weight_scale")
+    return Weight(layer.source_name, stored, source.read(scale) if scale else None)
+
+
+def encode(
+    weight: Weight, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
 ) -> dict[str, torch.Tensor]:
-    """Read one weight and quantize it as the plan says; tensors by their full names.
+    """Quantize one weight as the plan says; tensors by their suffixes.
 
     Args:
         check: called between pieces; may raise to cancel.
 
     Raises:
         ConversionError: the weight holds NaN or infinity.
-        SourceError: it cannot be read, or its scale is no positive number.
+        SourceError: its scale is no positive number.
     """
-    name = layer.source_name
-    stored = _stored(source, layer, "weight_scale")
-    weight = Weight(name, source.read(f"{name}.weight"), source.read(stored) if stored else None)
     encoding = Encoding(rounding(plan.options.rounding), device, layer.tag or {}, check)
-    parts = FORMATS[layer.format].encode(weight, encoding)
-    return {f"{layer.name}.{suffix}": tensor for suffix, tensor in parts.items()}
+    return FORMATS[layer.format].encode(weight, encoding)
 
 
 def description(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.Tensor:

@@ -13,8 +13,8 @@ from .context import Context
 from .errors import PlanError
 from .formats import POLICIES, InputScale, nvfp4, tags
 from .layers import FP8_FORMATS, NEEDED, SourceLayer
+from .layout import TensorSpec
 from .plan import LayerDecision, spec
-from .writer import TensorSpec
 
 NOT_LINEAR = ("embed", "shared.", "relative_attention_bias", "lm_head")
 """Two-dimensional text encoder weights that are tables, told by name; a raw FP8 table needs no scale."""

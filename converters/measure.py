@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from .errors import Cancelled
-from .formats import FORMATS, Fields, Rows
+from .formats import FORMATS, Fields, Rows, Weight
 from .layers import SourceLayer, todays_name
+from .plan import LayerDecision
 from .source import Source
 
 WEIGHTS_AT_ONCE = 1 << 19
 """Weights compared at once: a few temporaries of 2 MiB."""
-RUN = 1024
+RUN = 4096
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class LayerError:
     sqnr_db: float | None
     rel_rmse: float
     cosine: float
+
+    @classmethod
+    def unchanged(cls, name: str, stored_format: str) -> LayerError:
+        """Of a layer whose weight is the source's."""
+        return cls(name, stored_format, stored_format, True, None, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,22 @@ class _InFile:
         return self.source.read(found) if found else None
 
 
+@dataclass(frozen=True)
+class _InMemory:
+    """One layer that was encoded a moment ago (``formats.Stored``)."""
+
+    name: str
+    shape: tuple[int, int]
+    fields: Fields
+    tensors: Mapping[str, torch.Tensor]
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        return self.tensors["weight"][first:last]
+
+    def tensor(self, suffix: str) -> torch.Tensor | None:
+        return self.tensors.get(suffix)
+
+
 def measure(
     source: Source, before: SourceLayer, converted: Source, after: SourceLayer, cancelled: Callable[[], bool]
 ) -> LayerError:
@@ -71,23 +93,51 @@ def measure(
         cancelled: asked between pieces; True raises ``Cancelled``.
     """
     if before.format == after.format and _same_storage(source, before, converted, after):
-        return LayerError(after.name, before.format, after.format, True, None, 0.0, 1.0)
+        return LayerError.unchanged(after.name, before.format)
     if after.format not in FORMATS or not (before.is_fp8 or before.is_plain):
         return LayerError(after.name, before.format, after.format, False, float("-inf"), 1.0, 0.0)
-    sums = torch.zeros(4, dtype=torch.float64)
-    rows, columns = before.shape
-    step = max(1, WEIGHTS_AT_ONCE // max(1, columns))
     originals, results = decoder(source, before, before.shape), decoder(converted, after, before.shape)
-    for first in range(0, rows, step):
+
+    def check() -> None:
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
+
+    return _distance(after.name, before.format, after.format, before.shape, originals, results, check)
+
+
+def measure_encoded(
+    weight: Weight, layer: LayerDecision, tensors: Mapping[str, torch.Tensor], check: Callable[[], None]
+) -> LayerError:
+    """Compare a weight with the tensors that it was encoded to, by suffix.
+
+    Args:
+        check: called between pieces; may raise to cancel.
+    """
+    results = FORMATS[layer.format].decoder(_InMemory(layer.name, layer.shape, layer.tag or {}, tensors))
+    return _distance(layer.name, layer.source_format, layer.format, layer.shape, weight.rows, results, check)
+
+
+def _distance(
+    name: str,
+    source_format: str,
+    stored_format: str,
+    shape: tuple[int, int],
+    originals: Rows,
+    results: Rows,
+    check: Callable[[], None],
+) -> LayerError:
+    sums = torch.zeros(4, dtype=torch.float64)
+    rows, columns = shape
+    step = max(1, WEIGHTS_AT_ONCE // max(1, columns))
+    for first in range(0, rows, step):
+        check()
         last = min(rows, first + step)
-        sums += _moments(originals(first, last).reshape(-1), results(first, last).reshape(-1))
+        sums += _moments(originals(first, last).float().reshape(-1), results(first, last).reshape(-1))
     signal, noise, product, power = sums.tolist()
     return LayerError(
-        name=after.name,
-        source_format=before.format,
-        format=after.format,
+        name=name,
+        source_format=source_format,
+        format=stored_format,
         identical=noise == 0,
         sqnr_db=_decibels(signal, noise),
         rel_rmse=math.sqrt(noise / signal) if signal > 0 else float(noise > 0),
@@ -110,23 +160,23 @@ def _decibels(signal: float, noise: float) -> float | None:
 
 
 def _moments(original: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """float64 [4]: Σw², Σ(w−q)², Σwq, Σq² of float32 values.
+    """float64 [4]: Σw², Σ(w−q)², Σwq, Σq² of float32 values; ``result`` becomes the difference.
 
-    Products are summed in float32 over runs of 1024 and from there in float64, which keeps seven
-    digits at a tenth of the cost; magnitudes whose squares leave float32 are computed in float64.
+    Products are summed in float32 over runs of 4096 and from there in float64, which keeps seven digits at a
+    tenth of the cost; magnitudes whose squares leave float32 are computed in float64.
     """
-    peak = float(original.abs().max()) if original.numel() else 0.0
-    if not 1e-15 < peak < 1e15:
-        original, result = original.double(), result.double()
-    difference = original - result
-    pairs = ((original, original), (difference, difference), (original, result), (result, result))
-    return torch.stack([_dot(left, right) for left, right in pairs])
+    signal = _dot(original, original)
+    if original.dtype == torch.float32 and not 1e-20 < float(signal) / max(1, original.numel()) < 1e20:
+        return _moments(original.double(), result.double())
+    difference = result.sub_(original)
+    noise, cross = _dot(difference, difference), _dot(original, difference)
+    return torch.stack((signal, noise, signal + cross, signal + 2 * cross + noise))
 
 
 def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     products = left * right
     whole = products.numel() // RUN * RUN
-    runs = products[:whole].reshape(-1, RUN).sum(dim=1).sum(dtype=torch.float64)
+    runs = products[:whole].view(-1, RUN).sum(dim=1).sum(dtype=torch.float64)
     return runs + products[whole:].sum(dtype=torch.float64)
 
 

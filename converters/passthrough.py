@@ -9,11 +9,10 @@ import torch
 
 from .. import __version__
 from .context import Context
-from .digest import reserved_place
 from .formats import tags
 from .layers import METADATA_KEY, Carried, resolved, todays_name
+from .layout import TensorSpec
 from .plan import Constant, Copy, LayerDecision, Plan
-from .writer import TensorSpec
 
 PROVENANCE_KEY = "nvfp4_studio"
 STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")
@@ -90,3 +89,8 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
     }
     kept = {key: value for key, value in context.source.metadata.items() if key not in STALE_METADATA}
     return {**kept, METADATA_KEY: tags.header(entries), PROVENANCE_KEY: json.dumps(made)}
+
+
+def reserved_place(number: int) -> str:
+    """What stands in the header for the SHA-256 of source file ``number`` until it is known: 64 characters, like it."""
+    return f"digest of file {number} ".ljust(64, ".")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from .layout import TensorSpec, lay_out
 from .rounding import DEFAULT_ROUNDING
-from .writer import TensorSpec, lay_out
 
 LAYOUTS = ("source", "checkpoint", "diffusion-model")
 DEFAULT_INPUT_SCALE = "p99.9"

@@ -1,4 +1,6 @@
-"""A model in several safetensors files: with Hugging Face's index, by numbered names, or in a diffusers folder.
+"""A model in several files: with Hugging Face's index, by numbered names, or in a diffusers folder.
+
+Shards are safetensors, or PyTorch's (``pytorch_model.bin.index.json``).
 
 Nothing outside of the model's folder is read: an index that names ``../x``, an absolute path or a link
 that leads out is refused. Links inside a Hugging Face cache, which lead from ``snapshots`` to
@@ -16,20 +18,22 @@ from typing import Any
 
 from .errors import SourceError
 from .header import read_header
+from .pickled import SUFFIXES as PYTORCH_SUFFIXES
+from .pickled import read_pytorch
 from .tensors import Index, TensorInfo
 
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 MAX_INDEX_BYTES = 32_000_000
 """About 200 bytes a tensor for 160 000 tensors."""
 MAX_SHARDS = 400
 """All stay open while a conversion runs; Windows allows 512 open files to a program."""
 MAX_CONFIG_BYTES = 1_000_000
-_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 _QUANTIZATION = "_quantization_metadata"
 
 
 def read_shard_index(path: Path) -> Index:
-    """Read a ``*.safetensors.index.json`` and the headers of the shards that it names.
+    """Read a ``*.index.json`` and the headers of the shards that it names.
 
     Raises:
         SourceError: no such index, a shard outside of its folder, missing or damaged, a tensor in two
@@ -49,6 +53,29 @@ def read_shard_index(path: Path) -> Index:
             "the shards are of another model or incomplete, download them again."
         )
     return index
+
+
+def is_shard(path: Path) -> bool:
+    """True for a name like ``model-00002-of-00005.safetensors``: never a model of its own."""
+    return _NUMBERED.fullmatch(path.name) is not None
+
+
+def is_later_shard(path: Path) -> bool:
+    """True for every numbered shard but the first, which stands for the model in lists."""
+    numbered = _NUMBERED.fullmatch(path.name)
+    return numbered is not None and int(numbered[2]) != 1
+
+
+def read_shards_of(path: Path) -> Index:
+    """Read the whole model that one of its numbered shards belongs to.
+
+    Raises:
+        SourceError: a shard is missing, damaged, or of another model.
+    """
+    numbered = _NUMBERED.fullmatch(path.name)
+    assert numbered is not None
+    shards = _complete(path.parent, numbered[1], int(numbered[3]), numbered[4])
+    return _joined(path, [_inside(path.parent, shard, path) for shard in shards])
 
 
 def read_folder(folder: Path) -> Index:
@@ -98,26 +125,26 @@ def is_diffusers(folder: Path) -> bool:
 def _models(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     """The models in a folder: index file or first shard -> its files; an index has none of its own here."""
     names = [name for name in names if (folder / name).is_file()]
-    models: dict[str, list[str]] = {name: [] for name in names if name.endswith(INDEX_SUFFIX)}
+    models: dict[str, list[str]] = {name: [] for name in names if name.endswith(INDEX_SUFFIXES)}
     listed = {shard for name in models for shard in _weight_map(folder / name).values()}
     for name in names:
-        if not name.endswith(".safetensors") or name in listed:
-            continue
         numbered = _NUMBERED.fullmatch(name)
+        if name in listed or not (numbered or name.endswith(".safetensors")):
+            continue
         if numbered is None:
             models[name] = [name]
             continue
-        stem, count = numbered[1], int(numbered[3])
-        first = f"{stem}-00001-of-{count:05}.safetensors"
+        stem, count, suffix = numbered[1], int(numbered[3]), numbered[4]
+        first = f"{stem}-00001-of-{count:05}.{suffix}"
         if first not in models:
-            models[first] = _complete(folder, stem, count)
+            models[first] = _complete(folder, stem, count, suffix)
     return models
 
 
-def _complete(folder: Path, stem: str, count: int) -> list[str]:
+def _complete(folder: Path, stem: str, count: int, suffix: str) -> list[str]:
     if not 0 < count <= MAX_SHARDS:
         raise SourceError(f"{folder}: {stem} has {count} shards; nvfp4-studio reads at most {MAX_SHARDS}.")
-    shards = [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    shards = [f"{stem}-{number:05}-of-{count:05}.{suffix}" for number in range(1, count + 1)]
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise SourceError(
@@ -183,7 +210,7 @@ def _joined(path: Path, files: list[Path]) -> Index:
     tensors: dict[str, TensorInfo] = {}
     headers: list[Mapping[str, str]] = []
     for number, file in enumerate(files):
-        part = read_header(file)
+        part = read_pytorch(file) if file.suffix.lower() in PYTORCH_SUFFIXES else read_header(file)
         for name, info in part.tensors.items():
             if name in tensors:
                 raise SourceError(

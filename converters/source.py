@@ -19,7 +19,7 @@ from .errors import SourceError
 from .header import MAX_HEADER_BYTES, read_header
 from .pickled import SUFFIXES as PYTORCH_SUFFIXES
 from .pickled import read_pytorch
-from .shards import INDEX_SUFFIX, is_diffusers, read_folder, read_shard_index
+from .shards import INDEX_SUFFIXES, is_diffusers, is_shard, read_folder, read_shard_index, read_shards_of
 from .tensors import CODES, DTYPES, Index, TensorInfo
 
 __all__ = ["CODES", "DTYPES", "MAX_HEADER_BYTES", "Source", "TensorInfo", "open_source"]
@@ -106,20 +106,32 @@ class Source:
             else:
                 yield self._read(info, offset, min(size, info.nbytes - offset))
 
-    def _read(self, info: TensorInfo, offset: int, count: int) -> bytearray:
-        path, file, start = self.files[info.file], self._open[info.file], info.start + offset
-        data = bytearray(count)
+    def file_size(self, number: int) -> int:
+        """Bytes of file ``number`` as they are now."""
+        return os.fstat(self._open[number].fileno()).st_size
+
+    def read_into(self, number: int, start: int, view: memoryview) -> None:
+        """Fill ``view`` with bytes of file ``number`` from byte ``start`` on.
+
+        Raises:
+            SourceError: the disk does not give them, or the file has become shorter.
+        """
+        path, file = self.files[number], self._open[number]
         try:
-            with self._locks[info.file]:
+            with self._locks[number]:
                 file.seek(start)
-                got = file.readinto(data)  # type: ignore[attr-defined]
+                got = file.readinto(view)  # type: ignore[attr-defined]
         except OSError as error:
             raise SourceError(f"{path} cannot be read at byte {start} ({error}); check the disk or copy it.") from error
-        if got != count:
+        if got != len(view):
             raise SourceError(
-                f"{path} ended at byte {start + (got or 0)} while {start + count} were announced: "
+                f"{path} ended at byte {start + (got or 0)} while {start + len(view)} were announced: "
                 "it changed while it was read; start again when no other program writes to it."
             )
+
+    def _read(self, info: TensorInfo, offset: int, count: int) -> bytearray:
+        data = bytearray(count)
+        self.read_into(info.file, info.start + offset, memoryview(data))
         return data
 
 
@@ -127,9 +139,10 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """Open a checkpoint and check its whole index before any tensor is read.
 
     Args:
-        path: a .safetensors file (the suffix does not matter), a ``*.safetensors.index.json``, a
-            folder that holds one model (shards with or without index, or diffusers' ``transformer``
-            folder), or a .pt, .pth, .ckpt or .bin file of PyTorch.
+        path: a .safetensors file (the suffix does not matter), a ``*.safetensors.index.json`` or
+            ``*.bin.index.json``, one of a model's numbered shards, a folder that holds one model
+            (shards with or without index, or diffusers' ``transformer`` folder), or a .pt, .pth,
+            .ckpt or .bin file of PyTorch.
 
     Raises:
         SourceError: not one of these, truncated, malformed, incomplete, or in need of pickle.
@@ -138,8 +151,10 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if path.is_dir():
         path = path.resolve()  # a folder may be called "."; plan and report want its name
         index = read_folder(path)
-    elif path.name.endswith(INDEX_SUFFIX):
+    elif path.name.endswith(INDEX_SUFFIXES):
         index = read_shard_index(path)
+    elif is_shard(path) and path.is_file():
+        index = read_shards_of(path)
     elif path.suffix.lower() in PYTORCH_SUFFIXES:
         index = read_pytorch(path)
     else:

@@ -1,7 +1,7 @@
-"""Write a safetensors file whose tensors are declared beforehand, one tensor at a time, in any order.
+"""Write a safetensors file whose tensors are declared beforehand, in any order, from several threads.
 
-All offsets follow from the declarations, so the header is written first and each tensor goes to its
-place when it is ready: memory holds one tensor. The file grows under a temporary name in the target
+All offsets follow from the declarations, so the header is written first and each piece of a tensor goes to
+its place when it is ready, and is read back at once. The file grows under a temporary name in the target
 folder and gets its real name only when it is complete, on disk and verified.
 """
 
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import math
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -24,7 +23,8 @@ import torch
 from ..calibration.files import sync_folder
 from .errors import ConversionError
 from .journal import Journal, lock, open_private
-from .source import CODES
+from .layout import TensorSpec, lay_out
+from .positioned import PositionedFile
 
 SPACE_RESERVE = 16 << 20
 """Free bytes that must remain after the file: reports and the file system's own needs."""
@@ -32,45 +32,6 @@ SPACE_RESERVE = 16 << 20
 
 SYNC_BYTES = 256 << 20
 """How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor that will be written."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def lay_out(
-    specs: Iterable[TensorSpec], metadata: Mapping[str, str]
-) -> tuple[bytes, dict[str, tuple[int, TensorSpec]]]:
-    """Return the file's first bytes and each tensor's absolute offset.
-
-    Wider dtypes come first and the header is padded to 8 bytes, so that every tensor is aligned to
-    its element size, which readers that map the file rely on. Names order the rest: the layout does
-    not depend on the order of declaration.
-    """
-    ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    position = 0
-    places: dict[str, tuple[int, TensorSpec]] = {}
-    for spec in ordered:
-        places[spec.name] = (position, spec)
-        end = position + spec.nbytes
-        header[spec.name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
-    return len(text).to_bytes(8, "little") + text, {
-        name: (start + offset, spec) for name, (offset, spec) in places.items()
-    }
 
 
 class Writer:
@@ -108,9 +69,12 @@ class Writer:
         self._head, self._places = lay_out(specs, metadata)
         self.size = len(self._head) + sum(spec.nbytes for _, spec in self._places.values())
         self.done: frozenset[str] = frozenset()
-        self._missing = set(self._places)
+        self._left = {name: spec.nbytes for name, (_, spec) in self._places.items()}
         self._unsynced: list[str] = []
         self._unsynced_bytes = 0
+        self._lock = threading.Lock()
+        self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="nvfp4-studio-sync")
+        self._syncing: Future[None] | None = None
         self._overwrite = overwrite
         self._journal = Journal(target.with_name(f".{target.name}.journal"), fingerprint)
         self._check_target()
@@ -153,15 +117,17 @@ class Writer:
         complete = self._file.tell() == self.size
         self._file.seek(0)
         if complete and self._file.read(len(self._head)) == self._head:
-            self.done = frozenset(self._journal.resume() & self._missing)
+            self.done = frozenset(self._journal.resume() & self._left.keys())
         if not self.done:
             self._file.seek(0)
             self._file.truncate(0)
             self._file.write(self._head)
             self._file.truncate(self.size)
             self._file.flush()
-        self._missing -= self.done
+        for name in self.done:
+            del self._left[name]
         self._journal.start(set(self.done))
+        self._data = PositionedFile(self._file)
 
     def __enter__(self) -> Writer:
         return self
@@ -179,53 +145,69 @@ class Writer:
                 f"{name} was planned as {spec.dtype} {spec.shape} but came out as {tensor.dtype} {tuple(tensor.shape)}; "
                 "please report this."
             )
-        raw = tensor.contiguous().reshape(-1).view(torch.uint8)
-        self.write_bytes(name, [raw.numpy().data] if tensor.numel() else [])
+        self.write_piece(name, 0, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
-    def write_bytes(self, name: str, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Write a declared tensor's bytes, in pieces."""
-        assert self._file is not None
+    def write_piece(self, name: str, first: int, data: memoryview) -> None:
+        """Write bytes of a declared tensor from its byte ``first`` on, and read them back.
+
+        Raises:
+            ConversionError: more bytes than declared, the disk refuses, or it gives back other bytes.
+        """
         offset, spec = self._places[name]
-        written = 0
+        if first + len(data) > spec.nbytes:
+            raise ConversionError(
+                f"{name} was planned with {spec.nbytes} bytes but came out with {first + len(data)}; please report this."
+            )
         try:
-            self._file.seek(offset)
-            for chunk in chunks:
-                written += len(chunk)
-                self._file.write(chunk)
+            self._data.write(offset + first, data)
+            same = self._data.holds(offset + first, data)
         except OSError as error:
             raise _explained(error, self.target) from error
-        if written != spec.nbytes:
+        if not same:
             raise ConversionError(
-                f"{name} was planned with {spec.nbytes} bytes but came out with {written}; please report this."
+                f"{self.target.parent} gave back other bytes of {name} than were written; check the disk or choose another."
             )
-        self._missing.discard(name)
-        self._unsynced.append(name)
-        self._unsynced_bytes += written
-        if self._unsynced_bytes >= SYNC_BYTES:
-            self._sync()
+        self._written(name, len(data))
+
+    def _written(self, name: str, count: int) -> None:
+        with self._lock:
+            if name in self.done:
+                return  # the same bytes once more
+            self._left[name] -= count
+            if self._left[name] > 0:
+                return
+            del self._left[name]
+            self._unsynced.append(name)
+            self._unsynced_bytes += self._places[name][1].nbytes
+            if self._unsynced_bytes < SYNC_BYTES or (self._syncing is not None and not self._syncing.done()):
+                return
+            earlier, self._syncing = self._syncing, self._sync_thread.submit(self._sync)
+        if earlier is not None:
+            earlier.result()
 
     def _sync(self) -> None:
         """Put what was written on disk, and only then into the journal."""
         assert self._file is not None
+        with self._lock:
+            names, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
         try:
-            self._file.flush()
             os.fsync(self._file.fileno())
-            self._journal.add(self._unsynced)
+            self._journal.add(names)
         except OSError as error:
             raise _explained(error, self.target) from error
-        self._unsynced = []
-        self._unsynced_bytes = 0
 
     def finish(self) -> Path:
         """Put everything on disk and return the temporary path, for verification.
 
         Raises:
-            ConversionError: a declared tensor was never written, or the disk refused.
+            ConversionError: a declared tensor was not written in full, or the disk refused.
         """
-        if self._missing:
+        if self._left:
             raise ConversionError(
-                f"{len(self._missing)} planned tensors were not written, first {min(self._missing)}; please report this."
+                f"{len(self._left)} planned tensors were not written, first {min(self._left)}; please report this."
             )
+        if self._syncing is not None:
+            self._syncing.result()
         self._sync()
         return self.temporary
 
@@ -263,6 +245,7 @@ class Writer:
 
     def abort(self) -> None:
         """Remove the temporary file and the journal, if they are still there and ours."""
+        self._sync_thread.shutdown(wait=True, cancel_futures=True)
         if self._file is None:
             return
         file, self._file = self._file, None

@@ -17,6 +17,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..calibration.errors import StudioError
+from ..converters.shards import is_later_shard
 from . import names
 
 log = logging.getLogger("nvfp4_studio")
@@ -26,7 +27,7 @@ STATUS_EVENT = "nvfp4_studio.status"
 STATUS_OUTPUT = "nvfp4_status"
 REFRESH_EVENT = "nvfp4_studio.refresh"
 SOURCE_FOLDERS = ("checkpoints", "diffusion_models")
-SOURCE_SUFFIXES = (".safetensors", ".sft")
+SOURCE_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 NONE = "none"
 
 
@@ -133,12 +134,15 @@ def fingerprint(path: Path) -> tuple[int, int] | None:
 
 
 def sources() -> list[str]:
-    """Convertible files as ``<folder>/<name>``, because both folders may hold the same name."""
+    """Convertible files as ``<folder>/<name>``, because both folders may hold the same name.
+
+    A model in numbered shards is listed once, by the first of them.
+    """
     return [
         f"{folder}/{name}"
         for folder in SOURCE_FOLDERS
         for name in folder_paths.get_filename_list(folder)
-        if name.lower().endswith(SOURCE_SUFFIXES)
+        if name.lower().endswith(SOURCE_SUFFIXES) and not is_later_shard(Path(name))
     ]
 
 

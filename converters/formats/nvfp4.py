@@ -12,12 +12,13 @@ N' and K' are N and K rounded up to multiples of 16. A weight is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
 from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
 
-from ..rounding import fp8_tables, targets
+from ..rounding import candidates, fp8_tables
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
@@ -30,6 +31,8 @@ SCALES: tuple[str, ...] = ("weight_scale", "weight_scale_2")
 PAD = 16
 WEIGHTS_AT_ONCE = 1 << 18
 """Weights rounded at once: about ten temporaries of 1 MiB, which stay in a CPU's cache."""
+LOOKED_UP_AT_ONCE = 1 << 20
+"""Weights looked up at once: fewer, smaller temporaries, so that calls into torch weigh more than the cache."""
 CUDA_WEIGHTS_AT_ONCE = 1 << 25
 """On a GPU fewer, larger pieces: launches cost more than memory."""
 
@@ -66,7 +69,13 @@ def encode_plain(weight: torch.Tensor, name: str, encoding: Encoding) -> dict[st
     weight = weight.float() if weight.dtype == torch.float64 else weight
     method = encoding.method
     tensor_scale = method.tensor_scale(finite(amax_of(weight), name)).to(encoding.device)
-    return _encode(weight, lambda rows: targets.round_rows(rows, tensor_scale, method.TARGETS), tensor_scale, encoding)
+    return _encode(
+        weight,
+        lambda rows: candidates.round_rows(rows, tensor_scale, method.CANDIDATES),
+        tensor_scale,
+        WEIGHTS_AT_ONCE,
+        encoding,
+    )
 
 
 def encode_fp8(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
@@ -75,36 +84,36 @@ def encode_fp8(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     values = upcast(all_bytes.reshape(1, -1), weight.scale, weight.name).reshape(-1)
     raw = weight.stored.view(torch.uint8)
     largest = 0
-    step = max(1, WEIGHTS_AT_ONCE // max(1, raw.shape[1]))
+    step = max(1, LOOKED_UP_AT_ONCE // max(1, raw.shape[1]))
     for first in range(0, raw.shape[0], step):
         largest = max(largest, int((raw[first : first + step] & 127).max()))
     method = encoding.method
     tensor_scale = method.tensor_scale(finite(values[largest], weight.name)).to(encoding.device)
-    tables = fp8_tables.Tables.build(values.to(encoding.device), tensor_scale, method.TARGETS)
-    return _encode(raw, tables.round_rows, tensor_scale, encoding)
+    tables = fp8_tables.Tables.build(values.to(encoding.device), tensor_scale, method.CANDIDATES)
+    return _encode(raw, tables.round_rows, tensor_scale, LOOKED_UP_AT_ONCE, encoding)
 
 
 def _encode(
     weight: torch.Tensor,
     round_rows: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     tensor_scale: torch.Tensor,
+    at_once: int,
     encoding: Encoding,
 ) -> dict[str, torch.Tensor]:
     device = tensor_scale.device
     rows, columns = padded((weight.shape[0], weight.shape[1]))
-    packed = torch.zeros(rows, columns // 2, dtype=torch.uint8)
+    packed = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    packed[weight.shape[0] :] = 0
     scales = torch.zeros(rows, columns // BLOCK, dtype=torch.uint8)
-    step = max(1, (WEIGHTS_AT_ONCE if device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE) // columns)
+    step = max(1, (at_once if device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE) // columns)
     for first in range(0, weight.shape[0], step):
         encoding.check()
         part = weight[first : first + step].to(device)
         if columns != weight.shape[1]:
             part = torch.nn.functional.pad(part, (0, columns - weight.shape[1]))
         codes, block_scale = round_rows(part)
-        # A pair of neighbouring codes read as one little-endian int16: the first in the low byte.
-        pairs = codes.view(torch.int16)
-        packed[first : first + len(part)] = ((pairs << 4) | (pairs >> 8)).to(torch.uint8).cpu()
-        scales[first : first + len(part)] = block_scale.view(torch.uint8).cpu()
+        packed[first : first + len(part)].view(codes.shape).copy_(codes)
+        scales[first : first + len(part)] = block_scale.view(torch.uint8)
     return {
         "weight": packed,
         "weight_scale": to_blocked(scales, flatten=False).view(torch.float8_e4m3fn).contiguous(),
@@ -119,11 +128,20 @@ def unblocked_scales(weight_scale: torch.Tensor, shape: tuple[int, int]) -> torc
     return plain.view(torch.float8_e4m3fn)
 
 
+@functools.cache
+def _pairs() -> torch.Tensor:
+    """int64 [256]: the two float32 values of each packed byte, side by side."""
+    packed = torch.arange(256, dtype=torch.uint8)
+    return e2m1_decode(torch.stack((packed >> 4, packed & 15), dim=-1)).contiguous().view(torch.int64).reshape(-1)
+
+
 def decode_rows(packed: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor, columns: int) -> torch.Tensor:
     """Float32 values [R, columns] of packed rows [R, K'/2] with plain block scales [R, K'/16]."""
-    codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten(1)
-    blocks = e2m1_decode(codes).reshape(packed.shape[0], -1, BLOCK)
-    return (blocks * (scales.float() * tensor_scale.float()).unsqueeze(-1)).flatten(1)[:, :columns]
+    # Both values of a byte are fetched as one number of 64 bits.
+    values = torch.index_select(_pairs(), 0, packed.reshape(-1).int()).view(torch.float32)
+    blocks = values.view(packed.shape[0], -1, BLOCK)
+    blocks *= (scales.float() * tensor_scale.float()).unsqueeze(-1)
+    return blocks.flatten(1)[:, :columns]
 
 
 def decoder(stored: Stored) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -41,10 +42,20 @@ class Weight:
         rows = self.stored[first:last]
         if not self.is_fp8:
             return rows
-        scale = self.scale
-        if scale is not None and scale.numel() == self.stored.shape[0] > 1:
-            scale = scale.reshape(-1)[first:last]
-        return upcast(rows, scale, self.name)
+        if self.scale is not None and self.scale.numel() == self.stored.shape[0] > 1:
+            return upcast(rows, self.scale.reshape(-1)[first:last], self.name)
+        if rows.shape[1] % 2:
+            return upcast(rows, self.scale, self.name)
+        index = rows.contiguous().view(torch.uint16).reshape(-1).int()
+        return torch.index_select(self._pairs, 0, index).view(torch.float32).reshape(rows.shape)
+
+    @functools.cached_property
+    def _pairs(self) -> torch.Tensor:
+        """int64 [65536]: the two float32 values of each pair of bytes, side by side, fetched as one number."""
+        all_bytes = torch.arange(256, dtype=torch.uint8).view(self.stored.dtype)
+        values = upcast(all_bytes.reshape(1, -1), self.scale, self.name).reshape(-1)
+        first, second = values.repeat(256), values.repeat_interleave(256)  # the first is the low byte
+        return torch.stack((first, second), dim=-1).view(torch.int64).reshape(-1)
 
 
 def upcast(weight: torch.Tensor, scale: torch.Tensor | None, name: str) -> torch.Tensor:

@@ -3,10 +3,10 @@
 A method is a module with
 
 * ``HELP``: one sentence for people;
-* ``TARGETS``: the grid points on which a block's largest magnitude may fall, see ``targets``;
+* ``CANDIDATES``: the block scales that each block may choose from, see ``candidates``;
 * ``tensor_scale(amax) -> Tensor``: ``weight_scale_2``, float32 scalar, from the weight's largest magnitude.
 
-Rows are rounded some at a time (``targets.round_rows`` for any dtype, ``fp8_tables`` for FP8 bytes) so
+Rows are rounded some at a time (``candidates.round_rows`` for any dtype, ``fp8_tables`` for FP8 bytes) so
 that memory stays bounded; the tensor scale is the only thing that all rows share.
 """
 
@@ -18,19 +18,25 @@ from typing import Protocol
 import torch
 
 from ..errors import PlanError
-from . import four_over_six, nearest
+from . import block_search, block_search_mse, four_over_six, nearest
+from .candidates import Candidate
 
 
 class Rounding(Protocol):
     """The signature that every method's module has."""
 
     HELP: str
-    TARGETS: tuple[float, ...]
+    CANDIDATES: tuple[Candidate, ...]
 
     def tensor_scale(self, amax: torch.Tensor) -> torch.Tensor: ...
 
 
-METHODS: Mapping[str, Rounding] = {"four-over-six": four_over_six, "nearest": nearest}
+METHODS: Mapping[str, Rounding] = {
+    "four-over-six": four_over_six,
+    "nearest": nearest,
+    "block-search": block_search,
+    "block-search-mse": block_search_mse,
+}
 ROUNDINGS: Mapping[str, str] = {name: method.HELP for name, method in METHODS.items()}
 DEFAULT_ROUNDING = "four-over-six"
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import torch
 
+from .candidates import Candidate
 from .e2m1 import E2M1_MAX, positive
 
 HELP = "each block's largest weight falls on 6 or 4, whichever is closer to the original: closest pictures without activations"
 
-TARGETS: tuple[float, ...] = (6.0, 4.0)
+CANDIDATES: tuple[Candidate, ...] = (Candidate(6.0), Candidate(4.0))
 
 MAX_BLOCK_SCALE = 256.0
 """Target of the largest block scale with amax on 6, so that 1.5 times as much (amax on 4) stays below 448."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from .candidates import Candidate
 from .e2m1 import E2M1_MAX, E4M3_MAX, positive
 
 HELP = "each block's largest weight falls on 6: what comfy-kitchen's own kernels write, and what LoRAs change least"
 
-TARGETS: tuple[float, ...] = (6.0,)
+CANDIDATES: tuple[Candidate, ...] = (Candidate(),)
 
 
 def tensor_scale(amax: torch.Tensor) -> torch.Tensor:

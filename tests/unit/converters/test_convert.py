@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from nvfp4_studio.converters import (
     open_source,
     verify,
 )
-from nvfp4_studio.converters.digest import digests
 from nvfp4_studio.converters.formats.weight import upcast
 
 Checkpoint = Callable[..., Path]
@@ -314,31 +312,3 @@ def test_fp8_with_a_scale_for_each_row_is_dequantized_exactly(tmp_path: Path) ->
     assert report.verification.layers[0].sqnr_db == pytest.approx(
         float(10 * torch.log10(exact.square().sum() / noise)), abs=1e-3
     )
-
-
-def test_the_file_tells_how_it_was_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
-    convert(source, target, Options(rounding="nearest"), calibration=calibration_for(source), calibration_name="mine")
-    with safe_open(target, "pt") as file:
-        made = json.loads(file.metadata()["nvfp4_studio"])
-    assert made["source_sha256"] == {"source.safetensors": hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert (made["source"], made["recipe"], made["rounding"]) == ("source.safetensors", "flux", "nearest")
-    assert (made["input_scale"], made["calibration"], made["family"]) == ("p99.9", "mine", "flux")
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_cancel_is_noticed_while_the_digest_is_awaited(tmp_path: Path) -> None:
-    """A pipe that nobody writes to stands for a disk that does not answer."""
-    slow = tmp_path / "slow"
-    os.mkfifo(slow)
-
-    def cancel() -> None:
-        raise Cancelled("Cancelled; nothing was written.")
-
-    with pytest.raises(Cancelled), digests([slow], cancel) as wait:
-        writer = os.open(slow, os.O_WRONLY)  # returns when the thread has opened its end
-        try:
-            wait()
-        finally:
-            os.write(writer, b"x")  # the thread reads this, sees that it is to stop, and ends
-            os.close(writer)

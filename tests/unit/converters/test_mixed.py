@@ -112,6 +112,8 @@ def test_a_calibration_fits_a_file_with_packed_layers(tmp_path: Path) -> None:
     _mixed(tmp_path / "mixed.safetensors", "nvfp4")
     blocks = torch.nn.Module()
     blocks.done, blocks.todo = torch.nn.Linear(32, 32), torch.nn.Linear(32, 32)
+    with open_source(tmp_path / "mixed.safetensors") as source:
+        blocks.todo.weight = torch.nn.Parameter(source.read("blocks.0.todo.weight").float())
     root = torch.nn.Module()
     root.blocks = torch.nn.ModuleList([blocks])
     collector = Collector(root)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -84,13 +85,13 @@ def test_kills_at_random_moments(large: Path, tmp_path: Path) -> None:
 def test_a_resumed_run_writes_only_what_is_missing(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state that a kill leaves is made by copying it away in the middle."""
+    """The state that a kill leaves is made by copying it away before the end."""
     monkeypatch.setattr(writer, "SYNC_BYTES", 1)
     source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
     saved: dict[str, bytes] = {}
 
     def snapshot(done: int, total: int, label: str) -> None:
-        if label == "writing double_blocks.1.img_attn.qkv":
+        if label == "writing to disk":
             saved.update({path.name: path.read_bytes() for path in tmp_path.glob(".out*")})
 
     convert(source, target, progress=snapshot)
@@ -99,15 +100,27 @@ def test_a_resumed_run_writes_only_what_is_missing(
     assert saved.keys() == {".out.safetensors.part", ".out.safetensors.journal"}
     for name, data in saved.items():
         (tmp_path / name).write_bytes(data)
-    written: list[str] = []
-    original = writer.Writer.write_bytes
-    monkeypatch.setattr(
-        writer.Writer, "write_bytes", lambda self, name, chunks: (written.append(name), original(self, name, chunks))[1]
+    on_disk = Journal(
+        tmp_path / ".out.safetensors.journal", json.loads(saved[".out.safetensors.journal"].split(b"\n")[0])
     )
-    convert(source, target)
+    done = on_disk.resume()
+    written: list[str] = []
+    original = writer.Writer.write_piece
+
+    def recorded(self: writer.Writer, name: str, first: int, data: memoryview) -> None:
+        written.append(name)
+        original(self, name, first, data)
+
+    monkeypatch.setattr(writer.Writer, "write_piece", recorded)
+    report = convert(source, target)
     assert _digest(target) == wanted and verify(source, target).problems == ()
-    assert "double_blocks.1.img_attn.qkv.weight" in written
-    assert "double_blocks.0.img_attn.qkv.weight" not in written
+    weights = {name for name in done if name.endswith("weight") and name in {spec.name for spec in report.plan.specs()}}
+    assert weights, "nothing was on disk when the state was copied"
+    finished = {layer.name for layer in report.plan.layers if done.issuperset(spec.name for spec in layer.outputs)}
+    assert finished and not {name.rpartition(".")[0] for name in written} & finished
+    assert {error.name for error in report.verification.layers} == {
+        layer.name for layer in report.plan.layers if layer.tag is not None
+    }
 
 
 @pytest.mark.parametrize("change", ["options", "source"])

@@ -40,7 +40,9 @@ def _index(folder: Path, weight_map: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("named", "removed"), [(INDEX, "none"), (".", "none"), (".", INDEX)])
+@pytest.mark.parametrize(
+    ("named", "removed"), [(INDEX, "none"), (".", "none"), (".", INDEX), (FIRST, "none"), (SECOND, INDEX)]
+)
 def test_shards_are_read_as_one_model(shards: Path, named: str, removed: str) -> None:
     (shards / removed).unlink(missing_ok=True)
     with open_source(shards / named) as source:
@@ -53,6 +55,26 @@ def test_shards_are_read_as_one_model(shards: Path, named: str, removed: str) ->
                 assert b"".join(source.chunks(name, 5)) == tensor.view(torch.uint8).numpy().tobytes()
         assert torch.equal(source.read_rows("a.weight", 1, 3), TENSORS[FIRST]["a.weight"][1:3])
         assert len(source.tensors) == 3
+
+
+@pytest.mark.parametrize("named", ["pytorch_model.bin.index.json", ".", "pytorch_model-00002-of-00002.bin"])
+def test_shards_of_pytorch_are_read_as_one_model(tmp_path: Path, named: str) -> None:
+    placed = {}
+    for number, tensors in enumerate(TENSORS.values(), 1):
+        name = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save(tensors, tmp_path / name)
+        placed.update(dict.fromkeys(tensors, name))
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": placed}))
+    with open_source(tmp_path / named) as source:
+        for name, tensor in {**TENSORS[FIRST], **TENSORS[SECOND]}.items():
+            assert torch.equal(source.read(name), tensor)
+        assert len(source.tensors) == 3 and len(source.files) == 2
+
+
+def test_one_shard_is_never_converted_alone(shards: Path) -> None:
+    (shards / SECOND).unlink()
+    with pytest.raises(SourceError, match="1 of 2 shards are missing"):
+        open_source(shards / FIRST)
 
 
 def test_the_stamp_changes_with_any_shard(shards: Path) -> None:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from nvfp4_studio.converters.errors import ConversionError
-from nvfp4_studio.converters.writer import TensorSpec, Writer, lay_out
+from nvfp4_studio.converters.layout import TensorSpec, lay_out
+from nvfp4_studio.converters.writer import Writer
 
 SPECS = [
     TensorSpec("a", torch.uint8, (3, 5)),
@@ -80,8 +81,8 @@ def test_what_was_not_planned_is_refused(tmp_path: Path) -> None:
     with Writer(tmp_path / "x.safetensors", SPECS, {}, overwrite=False) as writer:
         with pytest.raises(ConversionError, match="planned as torch.uint8"):
             writer.write("a", torch.zeros(3, 4, dtype=torch.uint8))
-        with pytest.raises(ConversionError, match="planned with 15 bytes but came out with 3"):
-            writer.write_bytes("a", [b"abc"])
+        with pytest.raises(ConversionError, match="planned with 15 bytes but came out with 17"):
+            writer.write_piece("a", 14, memoryview(b"abc"))
         with pytest.raises(ConversionError, match="planned tensors were not written, first"):
             writer.finish()
     assert list(tmp_path.iterdir()) == []
