@@ -6,7 +6,7 @@
 Each converter is cloned from GitHub at the commit named in `peers/` (or from `--clone NAME=PATH`) and gets a
 virtual environment of its own below `--envs`, with the same torch and comfy-kitchen as the interpreter that runs
 this; one that cannot be installed or fails is listed with the reason. All convert the same generated source, on
-the CPU with equal threads; the timed runs alternate, because a machine's speed drifts. ComfyUI is looked for in
+the same number of processors, without a GPU; the timed runs alternate, because a machine's speed drifts. ComfyUI is looked for in
 COMFYUI_PATH, then in ~/comfy/ComfyUI. Needs Linux or macOS, git, 5 GB of disk and about half an hour.
 """
 
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nvfp4-studio-peers"
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each converter (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each process (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="processors and threads of each process (default 1)")
     parser.add_argument("--small", action="store_true", help="a source of 9 million weights, to try the command")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these converters, beside our own")
     parser.add_argument(

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from .peer import Command, Installed, Peer
-from .running import Run, environment, run
+from .running import Run, run
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TARGET = "converted_nvfp4.safetensors"
 KILLS = {
-    "half-way": lambda contender, seconds, size: seconds > 0.5 * contender.median_seconds(),
-    "when the target's name appears": lambda contender, seconds, size: size >= 0,
-    "when the target has half of its bytes": lambda contender, seconds, size: size > 0.5 * contender.size,
+    "half-way": lambda contender, seconds, named: seconds > 0.5 * contender.median_seconds(),
+    "when the target's name appears": lambda contender, seconds, named: named,
 }
-"""Moments of SIGKILL, from the seconds so far and the size of the target (-1: there is none)."""
+"""Moments of SIGKILL, from the seconds so far and whether there is a target yet."""
 
 
 @dataclass
@@ -56,7 +55,7 @@ class ComfyUI:
         """What ComfyUI makes of a file; ``failed`` is its last line where it does not load."""
         command = [str(self.python), str(SCRIPTS / "in_comfyui.py"), str(self.path), str(file), str(output)]
         command += [str(self.reference)] if self.reference else []
-        done = run(command, environment(bench.threads, None), bench.folder / "comfyui.log", bench.timeout)
+        done = run(command, None, bench.threads, bench.folder / "comfyui.log", bench.timeout)
         if done.status or not done.last_words().startswith("RESULT "):
             return {"failed": shortened(done.last_words(), bench)}
         return json.loads(done.last_words().removeprefix("RESULT "))
@@ -71,6 +70,7 @@ class Contender:
     command: Command
     installed: Installed
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
     size: int = 0
     digest: str = ""
@@ -87,7 +87,7 @@ class Contender:
         self,
         bench: Bench,
         source: Path,
-        kill_when: Callable[[float, int], bool] = lambda seconds, size: False,
+        kill_when: Callable[[float, bool], bool] = lambda seconds, named: False,
     ) -> tuple[Run, Path]:
         """One conversion into an emptied folder; the run and the target, which may be missing."""
         folder = bench.folder / "out"
@@ -95,13 +95,13 @@ class Contender:
         folder.mkdir()
         target = folder / TARGET
         clone = self.installed.clone
-        variables = environment(bench.threads, clone / self.peer.sources if clone else None)
         done = run(
             self.command(self.installed, source, target),
-            variables,
+            clone / self.peer.sources if clone else None,
+            bench.threads,
             bench.folder / "run.log",
             bench.timeout,
-            lambda seconds: kill_when(seconds, target.stat().st_size if target.exists() else -1),
+            lambda seconds: kill_when(seconds, target.exists()),
         )
         return done, target
 
@@ -124,23 +124,29 @@ class Contender:
         if done.status:
             raise RuntimeError(f"{self.label} worked before and failed now: {done.last_words()}")
         self.seconds.append(done.seconds)
+        self.cpu_seconds.append(done.cpu_seconds)
         self.peak_mb.append(done.peak_mb)
 
     def kill(self, bench: Bench) -> None:
-        """SIGKILL at three moments: is the target absent, complete or broken afterwards?"""
+        """SIGKILL at both moments: is the target absent, complete or broken afterwards?"""
         self.found["killed"] = {}
         for moment, reached in KILLS.items():
             done, target = self.convert(
-                bench, bench.bf16, lambda seconds, size, reached=reached: reached(self, seconds, size)
+                bench, bench.bf16, lambda seconds, named, reached=reached: reached(self, seconds, named)
             )
             if done.status >= 0:
                 state = "ended first"
             elif not target.exists():
                 state = "absent"
             else:
-                complete = target.stat().st_size == self.size and data_digest(target) == self.digest
-                state = "complete" if complete else "broken"
+                state = "complete" if self.is_complete(bench, target) else "broken"
             self.found["killed"][moment] = state
+
+    def is_complete(self, bench: Bench, target: Path) -> bool:
+        """The same tensors as of the first conversion; biases may differ, where a converter draws random numbers."""
+        if target.stat().st_size != self.size:
+            return False
+        return data_digest(target) == self.digest or weight_error(bench.bf16, target) == self.found["weights"]
 
     def convert_scaled_fp8(self, bench: Bench, comfyui: ComfyUI | None) -> None:
         """Convert the scaled-FP8 source: are the weights those that the source means, does ComfyUI agree?"""
@@ -157,14 +163,20 @@ class Contender:
         """Everything measured; ``times_ours`` compares run by run."""
         result = {"variant": self.variant, **self.found}
         if self.seconds:
-            ratios = [mine / other for mine, other in zip(self.seconds, ours.seconds, strict=True)]
             result |= {
                 "seconds": self.seconds,
                 "median_seconds": self.median_seconds(),
-                "times_ours": statistics.median(ratios),
+                "times_ours": median_ratio(self.seconds, ours.seconds),
+                "cpu_seconds": self.cpu_seconds,
+                "cpu_times_ours": median_ratio(self.cpu_seconds, ours.cpu_seconds),
                 "peak_mb": statistics.median(self.peak_mb),
             }
         return result
+
+
+def median_ratio(mine: list[float], others: list[float]) -> float:
+    """Median of the ratios of runs made in the same round."""
+    return statistics.median(one / other for one, other in zip(mine, others, strict=True))
 
 
 def weight_error(source: Path, target: Path) -> dict[str, Any]:

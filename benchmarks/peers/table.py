@@ -11,6 +11,7 @@ RIGHT_DB = 15.0
 HEADINGS = (
     "converter",
     "time",
+    "CPU time",
     "peak memory, MB",
     "weights, dB",
     "output, dB",
@@ -48,11 +49,11 @@ def _introduction(result: dict[str, Any]) -> str:
     loaded = f"ComfyUI {result['comfyui']}" if result["comfyui"] else "no ComfyUI"
     return (
         f"`python benchmarks/against_peers.py`, {result['date']}: {source['weights'] / 1e6:.0f} million weights in BF16 "
-        f"(one block of Qwen-Image), all to NVFP4, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, no GPU, "
+        f"(one block of Qwen-Image), all to NVFP4, {machine['threads']} processor{'s' * (machine['threads'] > 1)}, no GPU, "
         f"torch {machine['torch']}, {loaded}. Time of the whole process as a multiple of ours "
         f"({best['median_seconds']:.1f} s), medians of {result['runs']} alternating runs. *Weights* and *output* are SQNR, "
         "of the decoded weights and of one step in ComfyUI with random weights, activations not quantized. *After a kill*: "
-        "SIGKILL half-way, when the target's name appears, and when it has half of its bytes."
+        "SIGKILL half-way and when the target's name appears."
     )
 
 
@@ -60,6 +61,7 @@ def _cells(variant: dict[str, Any]) -> list[str]:
     comfyui, weights = variant.get("comfyui"), variant["weights"]
     return [
         f"{variant['times_ours']:.1f}×" if "times_ours" in variant else "–",
+        f"{variant['cpu_times_ours']:.1f}×" if "cpu_times_ours" in variant else "–",
         f"{variant['peak_mb']:.0f}" if "peak_mb" in variant else "–",
         f"{weights['sqnr_db']:.1f}" if "sqnr_db" in weights else "not decoded",
         f"{comfyui['sqnr_db']:.1f}" if comfyui and "sqnr_db" in comfyui else "–",
