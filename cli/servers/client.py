@@ -166,7 +166,10 @@ class Server:
                     found = json.loads(raw) if raw else None
                 except (ValueError, RecursionError) as error:
                     if answer.status != 200:
-                        raise ServerError(f"{self.name}/{path} answered {answer.status}.") from error
+                        raise ServerError(
+                            f"{self.name}/{path} answered {answer.status}: is this a ComfyUI, and its nvfp4-studio up to "
+                            "date?"
+                        ) from error
                     raise ServerError(f"{self.name}/{path} is no ComfyUI: its answer is no JSON.") from error
                 if answer.status != 200:
                     raise ServerError(f"{self.name}/{path} answered {answer.status}: {_complaint(found)}")

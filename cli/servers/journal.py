@@ -27,7 +27,8 @@ MAX_BYTES = 64 << 20
 
 
 class WorkFolder:
-    """Sums so far, as files and loaded from them. Within the context no second run uses the folder.
+    """Sums so far, as files and loaded from them. Within the context no second run uses the folder; one in which
+    nothing was counted is removed at its end.
 
     run: random, and part of every name that the run uses on the servers, so that what it left there is found.
     """
@@ -58,6 +59,8 @@ class WorkFolder:
 
     def __exit__(self, *_: object) -> None:
         assert self._lock is not None
+        if not self.done and self.folder.exists():
+            self.remove()
         self._lock.close()
 
     @property
@@ -119,6 +122,10 @@ class WorkFolder:
             found = None
         if not isinstance(found, dict) or not _is_journal(found):
             raise RequestError(f"{path} is no journal of this version: delete the folder {self.folder} to begin anew.")
+        self.run = found["run"]
+        if not found["done"]:  # killed before anything was counted: nothing to continue
+            self._write([], set())
+            return
         known = found["request"]
         differing = sorted(key for key in {*known, *self._request} if known.get(key) != self._request.get(key))
         if differing:
@@ -126,7 +133,7 @@ class WorkFolder:
                 f"{self.folder} holds a stopped run with other {', '.join(differing)}: repeat its command to continue "
                 "it, choose another --out, or delete the folder."
             )
-        self._files, self.done, self.run = found["sums"], set(found["done"]), found["run"]
+        self._files, self.done = found["sums"], set(found["done"])
         self._sweep(keep=self._files)
         self.sums = [load(self.folder / name) for name in self._files]
 

@@ -131,7 +131,7 @@ async def calibrate(
                     save(calibration, path)
                 result.written = outputs
                 result.summaries = [calibration.summary() for calibration in folder.sums]
-            if not result.missing or not folder.done:
+            if not result.missing:
                 folder.remove()
             return result
 

@@ -76,7 +76,7 @@ class Status:
     def lost(self, server: str, sentence: str) -> None:
         line = self._lines[server]
         if line.here or line.state == "connecting":
-            self.say(f"{sentence} The others do its work; it joins again when it answers.")
+            self.say(f"{sentence} Its generation is given back; it joins again when it answers.")
         line.here, line.state = False, "no answer"
 
     def left_out(self, server: str, sentence: str) -> None:

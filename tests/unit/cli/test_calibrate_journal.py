@@ -128,6 +128,16 @@ def test_a_folder_in_use_or_of_another_request_is_refused(tmp_path: Path, files:
         WorkFolder(folder, {"name": "x", "samples": 5, "seed": 0}, 1).__enter__()
 
 
+def test_a_run_that_counted_nothing_stands_in_nobodys_way(tmp_path: Path, files: list[Path]) -> None:
+    folder = tmp_path / "run.work"
+    with WorkFolder(folder, REQUEST, 1) as work:
+        shutil.copytree(folder, tmp_path / "killed.work")
+        name = work.run
+    assert not folder.exists()
+    with WorkFolder(tmp_path / "killed.work", {"name": "other"}, 1) as work:
+        assert work.run == name and work.count(0, [files[0]]) == 1
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"{}", b"\xff", json.dumps({"format": "nvfp4-studio-calibrate", "version": 9}).encode()],
