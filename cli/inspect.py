@@ -36,13 +36,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"\n{table((title, 'tensors', 'size'), rows)}")
     if found["storage"]:
         print(f"\n{table(('matrices of the diffusion model', 'layers'), list(found['storage'].items()))}")
+    if found["text_encoders"]:
+        encoders = [
+            (name, encoder["family_title"], encoder["recipe"] or "kept", ", ".join(encoder["storage"]))
+            for name, encoder in found["text_encoders"].items()
+        ]
+        print(f"\n{table(('text encoder', 'model', '--text-encoder', 'matrices'), encoders)}")
     return 0
 
 
 def describe(source: Source) -> dict[str, Any]:
     """Everything that is told about a file, as data."""
     from ..converters import detect_family
-    from ..converters.families import component
+    from ..converters.families import component, detect_encoders
     from ..converters.layers import recognise
 
     family = detect_family(source.tensors)
@@ -65,6 +71,17 @@ def describe(source: Source) -> dict[str, Any]:
         "components": {name: dict(counts) for name, counts in sorted(components.items())},
         "dtypes": {name: dict(counts) for name, counts in sorted(dtypes.items())},
         "storage": dict(Counter(storage(layer) for layer in inside).most_common()),
+        "text_encoders": {
+            prefix.rstrip("."): {
+                "family": encoder.name,
+                "family_title": encoder.title,
+                "recipe": encoder.default_recipe,
+                "storage": dict(
+                    Counter(storage(layer) for layer in layers.values() if layer.name.startswith(prefix)).most_common()
+                ),
+            }
+            for prefix, encoder in detect_encoders(source.tensors).items()
+        },
         "layers": [
             {
                 "name": layer.name,

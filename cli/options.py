@@ -21,7 +21,7 @@ class _Details(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from ..calibration import POLICIES
-        from ..converters import DEFAULT_ROUNDING, ROUNDINGS
+        from ..converters import DEFAULT_ROUNDING, ROUNDINGS, TEXT_ENCODER_CHOICES
 
         layouts = {
             "source": "keeps what the source has",
@@ -32,6 +32,9 @@ class _Details(argparse.Action):
             *_described("input scale policies (P)", POLICIES),
             *_described(f"rounding methods (M), default {DEFAULT_ROUNDING}", ROUNDINGS),
             *_described("layouts (L)", layouts),
+            *_described(
+                "text encoders (T); ComfyUI computes them in full precision: memory, not time", TEXT_ENCODER_CHOICES
+            ),
         ]
         parser.epilog = "\n".join(described)
         parser.print_help()
@@ -50,7 +53,7 @@ def _described(title: str, choices: Mapping[str, str]) -> list[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Recipe, calibration, input scale, rounding and layout, and a --help that explains the choices."""
+    """Recipe, calibration, input scale, rounding, layout and text encoders, and a --help that explains the choices."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action=_Details, help="show this help and explain the choices")
     parser.add_argument(
@@ -71,6 +74,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounding", metavar="M", help="how weights are rounded")
     parser.add_argument("--layout", metavar="L", default="source", help="source, checkpoint or diffusion-model")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="T",
+        default="keep",
+        help="keep, fp8 or nvfp4: what becomes of text encoders inside an all-in-one file, default keep",
+    )
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
@@ -82,6 +91,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         rounding=arguments.rounding or DEFAULT_ROUNDING,
         input_scale=arguments.input_scale,
         layout=arguments.layout,
+        text_encoder=arguments.text_encoder,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .convert import convert
 from .decide import make_plan
+from .encoders import TEXT_ENCODER_CHOICES
 from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
 from .families import Family, detect_family
 from .plan import LAYOUTS, LayerDecision, Options, Plan
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_ROUNDING",
     "LAYOUTS",
     "ROUNDINGS",
+    "TEXT_ENCODER_CHOICES",
     "Cancelled",
     "ConversionError",
     "Family",

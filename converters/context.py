@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..calibration import Calibration
-from .families import Family, component
+from .encoders import Encoder
+from .families import Family, component, encoder_prefix
 from .layers import Recognised, SourceLayer
 from .layout import TensorSpec
 from .plan import Options
@@ -24,6 +26,7 @@ class Context:
     blocks: Blocks
     options: Options
     calibration: Calibration | None
+    encoders: Mapping[str, Encoder]
 
     def output_name(self, name: str) -> str:
         """The name in the output: without prefix when only the diffusion model is kept."""
@@ -41,6 +44,10 @@ class Context:
     def module(self, layer: SourceLayer) -> str:
         """The layer's name in the model's module tree, by which calibrations call it."""
         return layer.name[len(self.family.prefix) :]
+
+    def encoder(self, layer: SourceLayer) -> Encoder | None:
+        """The text encoder that a layer belongs to, None outside."""
+        return self.encoders.get(encoder_prefix(layer.name))
 
     def unchanged(self, name: str) -> TensorSpec:
         """The declaration of a tensor that passes through."""

@@ -6,6 +6,7 @@ from ..calibration import POLICIES as INPUT_SCALE_POLICIES
 from ..calibration import Calibration
 from .activations import check_calibration
 from .context import Context
+from .encoders import find_encoders
 from .errors import PlanError
 from .families import component, detect_family
 from .layer_rules import decide_layer
@@ -56,6 +57,7 @@ def make_plan(
         ),
         options=options,
         calibration=calibration,
+        encoders=find_encoders(source, options.text_encoder),
     )
     if options.layout == "checkpoint" and not family.prefix:
         raise PlanError(
@@ -100,6 +102,10 @@ def make_plan(
 def _check(options: Options) -> None:
     if options.layout not in LAYOUTS:
         raise PlanError(f"There is no layout {options.layout!r}; choose one of {', '.join(LAYOUTS)}.")
+    if options.layout == "diffusion-model" and options.text_encoder != "keep":
+        raise PlanError(
+            "Layout diffusion-model leaves text encoders out, so there is none to convert; choose one of both."
+        )
     if options.input_scale not in INPUT_SCALE_POLICIES:
         raise PlanError(
             f"There is no input_scale policy {options.input_scale!r}; choose one of {', '.join(INPUT_SCALE_POLICIES)}."

@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .signatures import NOT_LINEAR, SIGNATURES, TEXT_ENCODERS, WITHOUT_RECIPE, Signature
+from .signatures import (
+    ENCODER_NOT_LINEAR,
+    NOT_LINEAR,
+    QUANTIZED_ENCODERS,
+    SIGNATURES,
+    TEXT_ENCODERS,
+    WITHOUT_RECIPE,
+    Signature,
+)
 from .source import TensorInfo
 
 PREFIXES = ("model.diffusion_model.", "model.model.", "net.")
@@ -79,6 +87,38 @@ def detect_family(tensors: Iterable[str] | Mapping[str, TensorInfo]) -> Family:
     if found is None:
         return Family("generic", "unknown model", prefix, "generic", GUARDED_EVERYWHERE, NEVER_LINEAR)
     return Family(found.name, found.title, prefix, found.recipe, found.guard, found.not_linear)
+
+
+def detect_encoders(tensors: Mapping[str, TensorInfo]) -> dict[str, Family]:
+    """Recognise the text encoders of an all-in-one checkpoint, by their key prefixes.
+
+    ``default_recipe`` is "" for one that must not be quantized, because ComfyUI builds it without quantized layers.
+    """
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, info in tensors.items():
+        prefix = encoder_prefix(name)
+        if prefix:
+            parts.setdefault(prefix, {})[name[len(prefix) :]] = info.shape
+    found = {}
+    for prefix, inside in parts.items():
+        known = _first(TEXT_ENCODERS, list(inside), inside)
+        if known is None:
+            found[prefix] = Family("text-encoder", "text encoder", prefix, "", (), ENCODER_NOT_LINEAR)
+        else:
+            recipe = known.recipe if _encoder_name(prefix) in QUANTIZED_ENCODERS else ""
+            found[prefix] = Family(known.name, known.title, prefix, recipe, known.guard, known.not_linear)
+    return found
+
+
+def encoder_prefix(name: str) -> str:
+    """``text_encoders.NAME.transformer.`` of a key in such an encoder, a shorter prefix elsewhere, "" outside."""
+    match = re.match(r"text_encoders\.\w+\.(transformer\.)?", name)
+    return match[0] if match else next((prefix for prefix in TEXT_ENCODER_PREFIXES if name.startswith(prefix)), "")
+
+
+def _encoder_name(prefix: str) -> str:
+    parts = prefix.split(".")
+    return parts[1] if parts[0] == "text_encoders" and parts[2:] == ["transformer", ""] else ""
 
 
 def _first(signatures: Iterable[Signature], keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Signature | None:

@@ -16,8 +16,6 @@ from .layers import FP8_FORMATS, NEEDED, SourceLayer
 from .layout import TensorSpec
 from .plan import LayerDecision, spec
 
-NOT_LINEAR = ("embed", "shared.", "relative_attention_bias", "lm_head")
-"""Two-dimensional text encoder weights that are tables, told by name; a raw FP8 table needs no scale."""
 _GUARDED = "ComfyUI reads the model's size from this shape"
 
 
@@ -63,11 +61,13 @@ def _is_fp8(policy: str) -> bool:
 
 
 def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:
+    """A weight that changes. The input of a text encoder's layer is never quantized: it has no input_scale."""
     stored = POLICIES[policy]
-    fields = stored.POLICIES[policy]
-    chosen, notes = activation(context, module) if stored.INPUT_SCALE is not InputScale.NONE else (None, ())
-    full_precision = stored.INPUT_SCALE is InputScale.NEEDED and (chosen is None or chosen.amax is None)
-    tag = tags.tag(stored.NAME, full_precision, fields)
+    inside = context.part(layer.weight) == "diffusion_model"
+    scaled = inside and stored.INPUT_SCALE is not InputScale.NONE
+    chosen, notes = activation(context, module) if scaled else (None, ())
+    unscaled = stored.INPUT_SCALE is InputScale.NEEDED and (chosen is None or chosen.amax is None)
+    tag = tags.tag(stored.NAME, unscaled or not inside, stored.POLICIES[policy])
     name = context.output_name(layer.name)
     outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in stored.declare(layer.shape, tag).items()]
     return _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
@@ -103,22 +103,26 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
 
 
 def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
-    """Text encoders, VAE and unknown parts pass through, with the scales and tags that they have.
+    """VAE and unknown parts pass through, with the scales and tags that they have; so do text encoders, unless asked.
 
     ComfyUI computes text encoders in full precision, so they need no input_scale. A raw FP8 matrix of a
     text encoder gets the scale 1 that a mixed-precision text encoder asks for; a table does not.
     """
-    name = context.output_name(layer.name)
-    part = context.part(layer.weight).replace("_", " ")
-    is_table = any(word in f"{name}." for word in NOT_LINEAR)
-    if layer.is_fp8 and (layer.described or (part == "text encoder" and not is_table)):
+    policy, reason = "keep", context.part(layer.weight).replace("_", " ")
+    encoder = context.encoder(layer)
+    if encoder is not None and (layer.is_fp8 or layer.is_plain):
+        policy, reason = encoder.policy(layer, context.options.text_encoder)
+    if policy in POLICIES and not (layer.is_fp8 and _is_fp8(policy)):
+        return _quantized(context, layer, layer.name, policy, reason)
+    linear = encoder is not None and not encoder.family.no_linear(encoder.module(layer))
+    if layer.is_fp8 and (layer.described or linear):
         repairs = () if layer.scale else ("weight_scale = 1 added (values unchanged)",)
         outputs = _fp8_outputs(context, layer, layer.input_scale is not None)
         tag = tags.tag(layer.format, layer.full_precision)
-        return _decision(context, layer, layer.name, layer.format, "copy", part, None, (), tag, outputs, repairs)
+        return _decision(context, layer, layer.name, layer.format, "copy", reason, None, (), tag, outputs, repairs)
     if layer.is_plain:
-        return _untouched(context, layer, layer.name, part)
-    return _carried(context, layer, layer.name, part)
+        return _untouched(context, layer, layer.name, reason)
+    return _carried(context, layer, layer.name, reason)
 
 
 def _carried(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:

@@ -85,6 +85,7 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
         "recipe": plan.recipe,
         "rounding": plan.options.rounding,
         "input_scale": plan.options.input_scale,
+        "text_encoder": plan.options.text_encoder,
         "calibration": plan.calibration,
     }
     kept = {key: value for key, value in context.source.metadata.items() if key not in STALE_METADATA}

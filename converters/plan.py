@@ -24,12 +24,14 @@ class Options:
     ``rounding``: a key of ``ROUNDINGS``. ``input_scale``: a key of ``calibration.POLICIES``.
     ``layout``: ``source`` keeps what the source has, ``checkpoint`` keeps an all-in-one file with its
     prefixes, ``diffusion-model`` strips the prefix and leaves text encoder and VAE out.
+    ``text_encoder``: a key of ``TEXT_ENCODER_CHOICES``, for the text encoders inside an all-in-one file.
     """
 
     recipe: str | None = None
     rounding: str = DEFAULT_ROUNDING
     input_scale: str = DEFAULT_INPUT_SCALE
     layout: str = "source"
+    text_encoder: str = "keep"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,15 @@ class Plan:
         """Layers by output format."""
         return dict(Counter(layer.format for layer in self.layers if layer.component == component).most_common())
 
+    def encoder_lines(self) -> tuple[str, ...]:
+        """What becomes of text encoders, in a sentence; nothing where they pass through."""
+        if self.options.text_encoder == "keep":
+            return ()
+        formats = ", ".join(f"{count} {name}" for name, count in self.count("text_encoder").items())
+        return (
+            f"layers of text encoders: {formats}; ComfyUI computes them in full precision: memory is saved, not time",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the bytes, for programs."""
         return {
@@ -165,6 +176,7 @@ class Plan:
             f"- activations: `{self.options.input_scale}`"
             + (f" from calibration {self.calibration}" if self.calibration else " (no calibration)"),
             f"- layers of the diffusion model: {formats}",
+            *(f"- {line}" for line in self.encoder_lines()),
             f"- size: {self.source_bytes / 1e6:.1f} MB → {self.output_bytes / 1e6:.1f} MB"
             f" ({self.output_bytes / max(1, self.source_bytes):.2f}×)",
             *(f"- warning: {text}" for text in self.warnings),

@@ -110,6 +110,7 @@ class Report:
             f"| weight error | {facts['main_format'] or 'no'} layers: mean SQNR {_db(facts['mean_sqnr_db'])}; "
             f"worst of all changed layers {_db(facts['worst_sqnr_db'])} in {facts['worst_layer']} |",
             "",
+            *_section("Text encoders", plan.encoder_lines()),
             *_section("Repaired", plan.repairs),
             *_section("Warnings", plan.warnings),
             "## By kind of layer",

@@ -224,6 +224,30 @@ TEXT_ENCODERS = (
     ),
 )
 
+QUANTIZED_ENCODERS = (
+    "gemma2_2b",
+    "llama",
+    "ministral3_3b",
+    "mistral3_24b",
+    "qwen25_3b",
+    "qwen25_7b",
+    "qwen3_06b",
+    "qwen3_2b",
+    "qwen3_4b",
+    "qwen3_8b",
+    "qwen3vl",
+    "qwen3vl_32b",
+    "qwen3vl_4b",
+    "qwen3vl_8b",
+    "t5xxl",
+    "umt5xxl",
+)
+"""Text encoders of all-in-one files (``text_encoders.NAME.transformer.``) whose quantization ComfyUI looks for.
+
+``clip_target`` of ``comfy/supported_models.py`` calls ``t5_xxl_detect`` or ``llama_detect`` for these and builds
+all others (CLIP, ByT5, T5-base …) without quantized layers.
+"""
+
 WITHOUT_RECIPE = (
     # AuraFlow, HunyuanDiT, Ideogram 4, Kandinsky 5, MiniMax H3
     r"cond_seq_linear",
@@ -261,3 +285,6 @@ NOT_LINEAR = (
     r"diffusion_transformer\.timestep_features",
 )
 """What these models hold in no Linear."""
+
+ENCODER_NOT_LINEAR = (r".*embed.*", r"(.*\.)?shared", r".*relative_attention_bias", r"(.*\.)?lm_head")
+"""The same for a text encoder that no signature matches: tables, told by their usual names."""

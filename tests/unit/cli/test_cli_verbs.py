@@ -77,6 +77,7 @@ def test_plan_takes_every_option(run: Run, checkpoint: Path, calibration: Path, 
         "rounding": "nearest",
         "input_scale": "max",
         "layout": "diffusion-model",
+        "text_encoder": "keep",
     }
     assert found["recipe"] == "mine" and found["calibration"] == "calibration.safetensors"
     assert not any(layer["name"].startswith("model.") for layer in found["layers"])
