@@ -13,7 +13,7 @@ N' and K' are N and K rounded up to multiples of 16. A weight is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
@@ -22,6 +22,7 @@ from ..rounding import candidates, fp8_tables
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
+from .staging import through
 from .weight import Weight, finite, upcast
 
 NAME = "nvfp4"
@@ -106,14 +107,19 @@ def _encode(
     packed[weight.shape[0] :] = 0
     scales = torch.zeros(rows, columns // BLOCK, dtype=torch.uint8)
     step = max(1, (at_once if device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE) // columns)
-    for first in range(0, weight.shape[0], step):
-        encoding.check()
-        part = weight[first : first + step].to(device)
-        if columns != weight.shape[1]:
-            part = torch.nn.functional.pad(part, (0, columns - weight.shape[1]))
-        codes, block_scale = round_rows(part)
-        packed[first : first + len(part)].view(codes.shape).copy_(codes)
-        scales[first : first + len(part)] = block_scale.view(torch.uint8)
+
+    def pieces() -> Iterator[torch.Tensor]:
+        for start in range(0, weight.shape[0], step):
+            encoding.check()
+            piece = weight[start : start + step]
+            yield torch.nn.functional.pad(piece, (0, columns - piece.shape[1])) if columns > piece.shape[1] else piece
+
+    first = 0
+    for codes, block_scales in through(device, pieces(), round_rows):
+        last = first + len(codes)
+        packed[first:last].view(codes.shape).copy_(codes)
+        scales[first:last] = block_scales.view(torch.uint8)
+        first = last
     return {
         "weight": packed,
         "weight_scale": to_blocked(scales, flatten=False).view(torch.float8_e4m3fn).contiguous(),

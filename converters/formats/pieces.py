@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from .format import Encoding
+from .staging import through
 from .weight import Weight, finite
 
 WEIGHTS_AT_ONCE = 1 << 20
@@ -36,14 +37,22 @@ def in_pieces(
     rows, columns = weight.shape
     at_once = WEIGHTS_AT_ONCE if encoding.device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE
     step = max(1, at_once // (columns * multiple)) * multiple
-    pieces: dict[str, list[torch.Tensor]] = {}
-    for first in range(0, rows, step):
-        encoding.check()
-        piece = weight.rows(first, min(rows, first + step)).to(encoding.device).float()
-        finite(piece.abs().amax(), weight.name)
-        for suffix, tensor in encode(piece).items():
-            pieces.setdefault(suffix, []).append(tensor.cpu())
-    return {suffix: joined(parts) for suffix, parts in pieces.items()}
+    suffixes: list[str] = []
+
+    def plain() -> Iterator[torch.Tensor]:
+        for first in range(0, rows, step):
+            encoding.check()
+            piece = weight.rows(first, min(rows, first + step)).float()
+            finite(piece.abs().amax(), weight.name)
+            yield piece
+
+    def compute(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        encoded = encode(piece)
+        suffixes[:] = encoded
+        return tuple(encoded.values())
+
+    parts = list(through(encoding.device, plain(), compute))
+    return {suffix: joined(list(column)) for suffix, column in zip(suffixes, zip(*parts, strict=True), strict=True)}
 
 
 def joined(parts: list[torch.Tensor]) -> torch.Tensor:

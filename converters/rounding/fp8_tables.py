@@ -51,7 +51,7 @@ class Tables:
             candidates: at least one.
         """
         count, device = len(candidates), values.device
-        return cls(
+        tables = cls(
             values=values.nan_to_num(0.0, 0.0, 0.0),
             tensor_scale=tensor_scale,
             candidates=candidates,
@@ -60,6 +60,10 @@ class Tables:
             scales=torch.zeros(count, MAGNITUDES, dtype=torch.uint8, device=device),
             known=torch.zeros(MAGNITUDES, dtype=torch.bool),
         )
+        if values.is_cuda:
+            # All rows at once: asking which occur would wait for the device at every piece.
+            tables._learn(torch.arange(MAGNITUDES, dtype=torch.int32, device=device))
+        return tables
 
     def round_rows(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Packed codes uint8 [R, K/16, 8] and block scales float8_e4m3fn [R, K/16] of FP8 bytes uint8 [R, K]."""
@@ -69,7 +73,8 @@ class Tables:
         index = pairs.to(torch.int32, memory_format=torch.contiguous_format)
         magnitudes = index & MAGNITUDE_BITS
         largest = torch.maximum(magnitudes.amax(dim=0) >> 8, (magnitudes & 127).amax(dim=0))
-        self._learn(largest)
+        if not self.values.is_cuda:
+            self._learn(largest)
         if len(self.candidates) > 1:
             # Errors do not depend on signs, and half the table stays in a cache more easily.
             choice = self._choose(magnitudes.add_(largest * PAIRS), largest)
