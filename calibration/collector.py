@@ -200,7 +200,7 @@ class Collector:
             self._add(seen, evaluation)
 
     def _add(self, seen: Observation, evaluation: _Evaluation) -> None:
-        device = seen.row_amax.device
+        device = seen.device
         with self._lock:
             if device not in self._sums:
                 self._sums[device] = DeviceSums(device, self._detail)
@@ -221,11 +221,10 @@ class _Evaluation:
         self.shared = SharedInputs()
         self.turn = turn
         self.passes = tuple(min(1, max(0, number)) for number in passes) or (0,)
-        with torch.no_grad():
-            level = torch.as_tensor(noise_level).detach()
-            highest = level.to(torch.float32).amax() if level.numel() else torch.zeros((), device=level.device)
-            number = (torch.nan_to_num(highest, nan=0.0) * SCHEDULE_BINS).clamp(0, SCHEDULE_BINS - 1).to(torch.int64)
-            bins = torch.arange(SCHEDULE_BINS, device=level.device) == number
+        level = torch.as_tensor(noise_level).detach()
+        highest = level.to(torch.float32).amax() if level.numel() else torch.zeros((), device=level.device)
+        number = (torch.nan_to_num(highest, nan=0.0) * SCHEDULE_BINS).clamp(0, SCHEDULE_BINS - 1).to(torch.int64)
+        bins = torch.arange(SCHEDULE_BINS, device=level.device) == number
         self.device = bins.device
         self._moments = {bins.device: Moment(bins, number.reshape(1), self.passes)}
 

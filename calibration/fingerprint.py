@@ -8,6 +8,7 @@ places without reading whole tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 
@@ -34,13 +35,20 @@ def sample_columns(shape: tuple[int, int], row: int) -> list[int]:
 
 
 def samples_from_rows(rows: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """float32 [16] from the four sampled rows [4, in] of a weight, in real units (scales applied).
+    """float32 [16] from the four sampled rows [4, in] of a weight, in real units (scales applied)."""
+    return _clean(rows[torch.arange(_ROWS)[:, None], _columns(shape)])
 
-    NaN and infinities become 0 and -0 becomes 0, so that samples can be compared and ordered.
-    """
-    columns = torch.tensor([sample_columns(shape, row) for row in range(_ROWS)], device=rows.device)
-    picked = rows.gather(1, columns).flatten().to(torch.float32)
-    return torch.nan_to_num(picked, nan=0.0, posinf=0.0, neginf=0.0).cpu() + 0.0
+
+def _clean(picked: torch.Tensor) -> torch.Tensor:
+    """NaN and infinities become 0 and -0 becomes 0, so that samples can be compared and ordered."""
+    return torch.nan_to_num(picked.flatten().to(torch.float32), nan=0.0, posinf=0.0, neginf=0.0).cpu() + 0.0
+
+
+@lru_cache(maxsize=256)
+def _columns(shape: tuple[int, int]) -> torch.Tensor:
+    """int64 [4, 4]."""
+    with torch.inference_mode(False):
+        return torch.tensor([sample_columns(shape, row) for row in range(_ROWS)])
 
 
 @torch.no_grad()
@@ -68,8 +76,9 @@ def tensor_samples(weight: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor
             weight = weight.dequantize()
         if weight.is_meta or tuple(weight.shape) != shape or not weight.dtype.is_floating_point or 0 in shape:
             return UNKNOWN
-        rows = torch.stack([weight[row].to(torch.float32) for row in sample_rows(shape)])
-        return samples_from_rows(rows, shape)
+        # Through bytes, because torch picks values of every integer type but not of every FP8 type.
+        stored = weight.view(torch.uint8) if weight.dtype.itemsize == 1 else weight
+        return _clean(stored[torch.tensor(sample_rows(shape))[:, None], _columns(shape)].view(weight.dtype))
 
 
 def alike(mine: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -28,7 +28,7 @@ _GATHERED = 1 << 20
 _GATHERED_CALLS = 4096
 _CALL, _BLOCKS, _ELEMENTS = range(3)
 _COPIES = 1 << 17
-_NO_VALUE = float("-inf")
+_NO_VALUE = -math.inf
 """Stands for rows with NaN or infinities; its raw bin is an infinity's, which `fold` leaves out."""
 
 
@@ -61,21 +61,23 @@ class _Details:
 
     def add(self, seen: Observation) -> None:
         assert seen.channel_amax is not None and seen.square_sums is not None
-        usable = torch.isfinite(seen.square_sums.sum())
+        total = seen.square_sums.sum()
+        pairs = [(self.square_sums, seen.square_sums)] if self.square_sums is not None else []
+        if self.products is not None and seen.products is not None:
+            pairs += [(self.products.whole, seen.products.whole), (self.products.tail, seen.products.tail)]
+        if total.device.type == "cpu":
+            if not math.isfinite(total.item()):
+                return
+            self.rows.add_(seen.rows)
+            torch.maximum(self.channel_amax, seen.channel_amax, out=self.channel_amax)
+            for kept_sums, more in pairs:
+                kept_sums.add_(more)
+            return
+        usable = torch.isfinite(total)
         self.rows.add_(usable, alpha=seen.rows)
         torch.maximum(self.channel_amax, torch.where(usable, seen.channel_amax, 0.0), out=self.channel_amax)
-        if self.square_sums is not None:
-            self.square_sums.add_(torch.where(usable, seen.square_sums, 0.0))
-        if self.products is not None and seen.products is not None:
-            cpu = usable.device.type == "cpu"
-            for total, part in (
-                (self.products.whole, seen.products.whole),
-                (self.products.tail, seen.products.tail),
-            ):
-                if not cpu:
-                    total.add_(torch.where(usable, part, 0.0))
-                elif usable:
-                    total.add_(part)
+        for kept_sums, more in pairs:
+            kept_sums.add_(torch.where(usable, more, 0.0))
 
 
 @dataclass
@@ -106,29 +108,32 @@ class DeviceSums:
             self._schedule = torch.zeros(0, SCHEDULE_BINS, device=device)
             self._nonfinite = torch.zeros(0, dtype=torch.int64, device=device)
 
-    @torch.no_grad()
     def add(self, seen: Observation, moment: Moment) -> None:
         """Add one call of the layers `seen.layers`. The observation must not be changed afterwards."""
-        with torch.inference_mode(False):
-            group = self._group(tuple(seen.layers), seen)
-            self._calls[group] += 1
-            self._rows[group] += seen.rows
-            details = self._details[group]
-            if details is not None:
-                details.add(seen)
-                seen.channel_amax = seen.square_sums = seen.products = None
-            self._waiting.append(_Call(group, seen, moment))
-            self._gathered += seen.sample.numel()
-            if self._gathered >= _GATHERED or len(self._waiting) >= _GATHERED_CALLS:
-                self._count()
+        group = self._groups.get(tuple(seen.layers))
+        if group is None:
+            group = self._new_group(seen)
+        self._calls[group] += 1
+        self._rows[group] += seen.rows
+        details = self._details[group]
+        if details is not None:
+            details.add(seen)
+            seen.channel_amax = seen.square_sums = seen.products = None
+        self._waiting.append(_Call(group, seen, moment))
+        self._gathered += seen.sample.numel()
+        if self._gathered >= _GATHERED or len(self._waiting) >= _GATHERED_CALLS:
+            self._count()
 
     def finish(self) -> dict[tuple[str, ...], LayerStatistics]:
         """What was summed for each set of layers, on the host; out_features is left 0."""
         with torch.inference_mode(False), torch.no_grad():
             self._count()
-            counts = torch.stack([fold(count.cpu()) for count in self._counts])
-            elements = self._counts[_ELEMENTS][:, :RAW_FINITE].sum(1).tolist()
-            schedule = self._schedule.cpu().view(-1, len(PASSES), SCHEDULE_BINS)
+            many = len(self._groups)
+            raw = [count[:many].cpu() for count in self._counts]
+            call_amax, block_amax, element_magnitude = (fold(count).unbind() for count in raw)
+            elements = raw[_ELEMENTS][:, :RAW_FINITE].sum(1).tolist()
+            schedule = self._schedule[: many * len(PASSES)].cpu().clone().view(-1, len(PASSES), SCHEDULE_BINS)
+            largest = schedule.amax((1, 2)).tolist() if many else []
             nonfinite = self._nonfinite.tolist()
             found = {}
             for names, group in self._groups.items():
@@ -140,11 +145,11 @@ class DeviceSums:
                     rows=self._rows[group],
                     elements=elements[group],
                     nonfinite=nonfinite[group],
-                    amax=float(schedule[group].max()),
-                    call_amax=counts[_CALL, group].clone(),
-                    block_amax=counts[_BLOCKS, group].clone(),
-                    element_magnitude=counts[_ELEMENTS, group].clone(),
-                    schedule_amax=schedule[group].clone(),
+                    amax=largest[group],
+                    call_amax=call_amax[group],
+                    block_amax=block_amax[group],
+                    element_magnitude=element_magnitude[group],
+                    schedule_amax=schedule[group],
                     channels=channels,
                     curvature=curvature,
                     reservoir=reservoir,
@@ -163,19 +168,19 @@ class DeviceSums:
         curvature = curvature_of(rows, self._features[group], details.products.whole, details.products.tail)
         return channels, curvature, Reservoir.of(details.candidates) if details.candidates else None
 
-    def _group(self, names: tuple[str, ...], seen: Observation) -> int:
-        if names not in self._groups:
-            self._groups[names] = len(self._groups)
-            self._calls.append(0)
-            self._rows.append(0)
-            self._features.append(seen.features)
+    def _new_group(self, seen: Observation) -> int:
+        group = self._groups[tuple(seen.layers)] = len(self._groups)
+        self._calls.append(0)
+        self._rows.append(0)
+        self._features.append(seen.features)
+        with torch.inference_mode(False):
             self._details.append(_Details(seen, self.device) if self._detail != SCALES else None)
             if len(self._groups) > len(self._nonfinite):
                 more = max(32, len(self._nonfinite))
                 self._counts = [torch.cat((count, count.new_zeros(more, RAW_BINS))) for count in self._counts]
                 self._schedule = torch.cat((self._schedule, self._schedule.new_zeros(2 * more, SCHEDULE_BINS)))
                 self._nonfinite = torch.cat((self._nonfinite, self._nonfinite.new_zeros(more)))
-        return self._groups[names]
+        return group
 
     def _count(self) -> None:
         """Count everything that waits: calls of equally many rows together, samples of equal width together."""
@@ -184,19 +189,25 @@ class DeviceSums:
         by_width: dict[tuple[int, torch.dtype], list[_Call]] = {}
         for call in calls:
             seen = call.seen
-            by_rows.setdefault((seen.rows, seen.chunks, call.moment.passes), []).append(call)
+            rows = 0 if seen.row_amax is None else seen.rows
+            by_rows.setdefault((rows, seen.chunks, call.moment.passes), []).append(call)
             by_width.setdefault((seen.features, seen.sample.dtype), []).append(call)
-        for (_, chunks, passes), together in by_rows.items():
-            self._count_calls(together, chunks, passes)
-        for together in by_width.values():
-            self._count_samples(together)
+        with torch.inference_mode(False), torch.no_grad():
+            for (_, chunks, passes), together in by_rows.items():
+                self._count_calls(together, chunks, passes)
+            for together in by_width.values():
+                self._count_samples(together)
 
     def _count_calls(self, calls: Sequence[_Call], chunks: int, passes: tuple[int, ...]) -> None:
-        amax = torch.stack([call.seen.row_amax.to(torch.float32) for call in calls])
-        finite = amax < float("inf")
         groups = self._index([call.group for call in calls])
-        self._nonfinite.index_add_(0, groups, (~finite).sum(1))
-        spans = torch.where(finite, amax, _NO_VALUE).view(len(calls), chunks, -1).amax(2)
+        by_row = [call.seen.row_amax.to(torch.float32) for call in calls if call.seen.row_amax is not None]
+        if by_row:
+            amax = torch.stack(by_row)
+            finite = amax < math.inf
+            self._nonfinite.index_add_(0, groups, (~finite).sum(1))
+            spans = torch.where(finite, amax, _NO_VALUE).view(len(calls), chunks, -1).amax(2)
+        else:
+            spans = torch.tensor([call.seen.spans for call in calls])
         raw = (spans.amax(1).view(torch.int32) >> 20) & (RAW_BINS - 1)
         self._counts[_CALL].view(-1).index_add_(0, groups * RAW_BINS + raw, torch.ones_like(groups))
         bins = torch.stack([call.moment.bins for call in calls])

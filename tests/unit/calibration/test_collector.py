@@ -40,7 +40,7 @@ def test_layers_calls_rows_and_the_layer_that_never_ran(small_model: nn.Module) 
     found = made.finish(images=2)
     assert list(found.layers) == [f"blocks.{index}.{name}" for index in (0, 1) for name in sorted((*QKV, "to_out"))]
     layer = found.layers["blocks.1.to_q"]
-    assert (layer.calls, layer.rows, layer.elements) == (2, 20, 640)
+    assert (layer.calls, layer.rows, layer.elements) == (2, 20, 2 * 5 * 32)  # every other of ten rows
     assert (layer.in_features, layer.out_features) == (32, 32)
     assert found.unobserved == {"unused": collector.NEVER_RAN}
     assert (found.samplings, found.images, found.steps) == (1, 2, 2)
@@ -66,7 +66,7 @@ def test_a_shared_input_counts_fully_for_each_layer(small_model: nn.Module) -> N
     made = Collector(small_model)
     with made.observing(0.0):
         small_model(x)
-    assert made.finish().layers["blocks.0.to_v"].elements == x.numel()
+    assert made.finish().layers["blocks.0.to_v"].rows == 10
     assert made.finish().layers["blocks.0.to_v"].amax == float(x.abs().max())
 
 
@@ -338,14 +338,119 @@ def test_memory_does_not_grow_with_the_number_of_runs(small_model: nn.Module) ->
     assert len(set(sizes)) == 1
 
 
-def test_merging_samplings_equals_one_long_one(sampled: Callable[[list[tuple[int, float]]], Calibration]) -> None:
+def test_what_is_exact_does_not_depend_on_how_evaluations_are_split(
+    sampled: Callable[[list[tuple[int, float]]], Calibration],
+) -> None:
     first, second = [(1, 0.9), (2, 0.4)], [(3, 0.05)]
-    merged = sampled(first).merged(sampled(second))
-    whole = sampled(first + second)
+    merged, whole = sampled(first).merged(sampled(second)), sampled(first + second)
     assert merged.layers.keys() == whole.layers.keys()
-    for name, layer in merged.layers.items():  # the folds are of samplings, which are two here and one there
-        assert layer.same_as(dataclasses.replace(whole.layers[name], fold_amax=layer.fold_amax))
+    for name, layer in merged.layers.items():
+        other = whole.layers[name]
+        assert (layer.calls, layer.rows, layer.amax) == (other.calls, other.rows, other.amax)
+        assert torch.equal(layer.call_amax, other.call_amax) and torch.equal(layer.schedule_amax, other.schedule_amax)
     assert torch.equal(merged.schedule, whole.schedule) and merged.steps == whole.steps
+    assert (merged.samplings, whole.samplings) == (2, 1)
+
+
+def test_each_pass_of_a_batch_has_its_own_amax(small_model: nn.Module) -> None:
+    x = torch.ones(4, 3, 32)
+    x[2:] = 5.0  # the second half is the unconditional pass
+    made = Collector(small_model)
+    with torch.inference_mode(), made.observing(1.0, passes=(0, 1)):
+        small_model(x)
+    found = made.finish()
+    assert found.layers["blocks.0.to_q"].schedule_amax[:, 15].tolist() == [1.0, 5.0]
+    assert found.schedule[:, 15].tolist() == [1, 1] and found.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("passes", "wanted"),
+    [((1,), [0.0, 5.0]), ((0,), [5.0, 0.0]), ((0, 1, 1), [5.0, 5.0]), ((1, 0, 0, 1), [1.0, 5.0]), ((), [5.0, 0.0])],
+)
+def test_passes_name_the_parts_of_the_batch_or_all_of_it(passes: tuple[int, ...], wanted: list[float]) -> None:
+    """Three passes do not divide a batch of four: then the call counts for every pass that is named."""
+    model = nn.Sequential(nn.Linear(16, 4))
+    x = torch.ones(4, 2, 16)
+    x[0] = -5.0
+    made = Collector(model)
+    with made.observing(0.0, passes=passes):
+        model(x)
+    assert made.finish().layers["0"].schedule_amax[:, 0].tolist() == wanted
+
+
+def test_nan_in_one_pass_does_not_hide_the_other() -> None:
+    model = nn.Sequential(nn.Linear(16, 4))
+    x = torch.ones(2, 3, 16)
+    x[0, 1, 4] = float("nan")
+    x[1] = 2.0
+    made = Collector(model, "curvature")
+    with made.observing(0.0, passes=(0, 1)):
+        model(x)
+    layer = made.finish().layers["0"]
+    assert layer.schedule_amax[:, 0].tolist() == [1.0, 2.0]
+    assert (layer.rows, layer.nonfinite, layer.channels) == (6, 1, None)
+
+
+def test_layers_that_share_an_input_only_sometimes_count_every_call(small_model: nn.Module) -> None:
+    attention = small_model.get_submodule("blocks.0")
+    made = Collector(small_model, "curvature")
+    with torch.inference_mode():
+        for seed in range(3):
+            x = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(seed))
+            with made.observing(0.5):
+                attention.to_q(x)
+                attention.to_k(x if seed else x.clone())
+                if seed == 2:
+                    attention.to_q(x)
+    found = made.finish().layers
+    q, k = found["blocks.0.to_q"], found["blocks.0.to_k"]
+    assert (q.calls, k.calls, q.rows, k.rows) == (4, 3, 320, 240)
+    assert q.channels is not None and k.channels is not None and (q.channels.rows, k.channels.rows) == (320, 240)
+    assert q.curvature is not None and q.curvature.rows == 320
+
+
+def test_many_different_sets_of_layers_end_as_one_sum_for_each_layer() -> None:
+    model = nn.ModuleList([nn.Linear(16, 4) for _ in range(8)])
+    made = Collector(model)
+    for number in range(1, 256):
+        x = torch.ones(2, 16)
+        with made.observing(0.5):
+            for index, layer in enumerate(model):
+                if number >> index & 1:
+                    layer(x)
+    found = made.finish()
+    assert {layer.calls for layer in found.layers.values()} == {128}
+    assert len(made._sums[torch.device("cpu")]._groups) <= 4 * 8 + 8
+
+
+def test_the_fingerprint_is_of_the_weights_or_of_what_is_given(small_model: nn.Module) -> None:
+    def samples(made: Collector) -> torch.Tensor:
+        with made.observing(0.5):
+            small_model(torch.randn(1, 2, 32))
+        return made.finish().layers["blocks.0.to_q"].weight_samples
+
+    own = samples(Collector(small_model))
+    assert own.shape == (16,) and set(own.tolist()) <= set(
+        small_model.get_submodule("blocks.0.to_q").weight.flatten().tolist()
+    )
+    assert samples(Collector(small_model, samples={"blocks.0.to_q": torch.ones(16)})).tolist() == [1.0] * 16
+    assert samples(Collector(small_model, samples={})).numel() == 0
+
+
+def test_what_was_patched_is_recorded(small_model: nn.Module) -> None:
+    made = Collector(small_model)
+    assert made.finish(adaptation="8 weights patched (strength 1)").adaptations == {}
+    with made.observing(0.5):
+        small_model(torch.randn(1, 2, 32))
+    assert made.finish().adaptations == {"none": 1}
+    found = made.finish(adaptation="8 weights patched (strength 1)")
+    assert found.adapted() == {"8 weights patched (strength 1)": 1}
+    assert found.summary().endswith("1 of 1 sampling with patched weights")
+
+
+def test_an_unknown_level_of_detail_is_refused(small_model: nn.Module) -> None:
+    with pytest.raises(CalibrationError, match="'all'; choose one of scales, channels, curvature"):
+        Collector(small_model, "all")
 
 
 class Experts(nn.Module):

@@ -28,7 +28,7 @@ def statistics_of(*inputs: torch.Tensor) -> LayerStatistics:
 @pytest.fixture(scope="module")
 def normal() -> LayerStatistics:
     generator = torch.Generator().manual_seed(0)
-    return statistics_of(*(torch.randn(640, 256, generator=generator) for _ in range(16)))
+    return statistics_of(*(torch.randn(8192, 256, generator=generator) for _ in range(12)))
 
 
 def test_every_policy_explains_itself_in_one_sentence() -> None:
@@ -56,7 +56,7 @@ def test_above_1000_calls_a_single_larger_one_no_longer_counts() -> None:
 
 def test_a_freak_value_is_left_out_with_a_note(normal: LayerStatistics) -> None:
     freak = torch.randn(256, 256, generator=torch.Generator().manual_seed(2))
-    freak[32, 100] = 1e6
+    freak[0, 100] = 1e6
     found = activation_range(normal.merged(statistics_of(freak)))
     assert found.guarded and found.amax is not None
     assert 2 * normal.amax < found.amax < 28672 * 3 / 2

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nvfp4_studio.calibration import Calibration, LayerStatistics
+from nvfp4_studio.calibration.convergence import FOLDS, fold_of, largest_change
+from nvfp4_studio.calibration.coverage import coverage
+from nvfp4_studio.calibration.statistics import empty_histogram
+
+FULL = torch.full((FOLDS,), 2)
+
+
+def layer(folds: list[float]) -> LayerStatistics:
+    none = empty_histogram()
+    return LayerStatistics(
+        16, 16, 1, 1, 0, 0, max(folds), none, none, none, torch.zeros(2, 16), fold_amax=torch.tensor(folds)
+    )
+
+
+def test_the_change_is_the_worst_of_leaving_out_two_folds() -> None:
+    folds = torch.tensor([3.0, 1.0, 8.0, 2.0, 4.0, 4.0, 1.0, 0.5])
+    worst = max(
+        1 - max(float(folds[index]) for index in range(FOLDS) if index not in left) / 8.0
+        for left in itertools.combinations(range(FOLDS), 2)
+    )
+    assert largest_change(folds, FULL) == pytest.approx(worst)
+    assert largest_change(torch.zeros(FOLDS), FULL) == 0.0
+
+
+@pytest.mark.parametrize("samplings", [[1] * 7 + [0], [9, 0, 0, 0, 9, 9, 9, 9], [0] * 8])
+def test_few_samplings_or_folds_tell_nothing(samplings: list[int]) -> None:
+    assert largest_change(torch.ones(FOLDS), torch.tensor(samplings)) is None
+
+
+def test_the_verdict_names_the_layer_and_what_to_do() -> None:
+    settled, open_ = layer([4.0, 4.1, 4.0, 4.0, 3.9, 4.0, 4.0, 4.0]), layer([1.0] * 7 + [8.0])
+    enough = Calibration({"a": settled}, samplings=16, fold_samplings=FULL).convergence()
+    assert enough.enough and enough.change == pytest.approx(1 - 4 / 4.1) and enough.advice.startswith("Enough: ")
+    found = Calibration({"a": settled, "b": open_}, samplings=16, fold_samplings=FULL).convergence()
+    assert not found.enough and found.layer == "b" and found.changes["b"] == 0.875
+    assert found.advice == "Add 8 more images: without a quarter of the samplings the range of b would be 88% smaller."
+    unknown = Calibration({"a": settled}, samplings=3, fold_samplings=torch.tensor([3] + [0] * 7)).convergence()
+    assert unknown.change is None and unknown.advice == "Add at least 5 more images to tell whether they are enough."
+
+
+def test_folds_follow_from_what_was_measured() -> None:
+    folds = [fold_of([("a", torch.full((4,), float(number)))]) for number in range(400)]
+    assert folds == [fold_of([("a", torch.full((4,), float(number)))]) for number in range(400)]
+    assert set(folds) == set(range(FOLDS)) and max(folds.count(fold) for fold in range(FOLDS)) < 90
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.floats(0, 100, width=32), min_size=8, max_size=8), st.lists(st.integers(0, 5), min_size=8, max_size=8)
+)
+def test_a_change_is_a_share(amax: list[float], samplings: list[int]) -> None:
+    change = largest_change(torch.tensor(amax), torch.tensor(samplings))
+    assert change is None or 0 <= change <= 1
+
+
+def recommended(conditional: list[int], unconditional: list[int] | None = None, samplings: int = 9) -> tuple[str, ...]:
+    schedule = torch.zeros(2, 16, dtype=torch.int64)
+    schedule[0, conditional] = 3
+    schedule[1, conditional if unconditional is None else unconditional] = 3
+    return coverage(1, 1, samplings, schedule).recommendations
+
+
+def test_gaps_of_the_schedule_come_with_advice() -> None:
+    everything = list(range(16))
+    assert recommended(everything) == ()
+    assert recommended(everything[4:])[0].startswith("Add low-noise steps: nothing seen at noise levels 0.00-0.25")
+    assert recommended(everything[:8])[0].startswith("Add high-noise steps: nothing seen at noise levels 0.50-1.00")
+    assert recommended([*range(5), *range(6, 16)]) == (
+        "Use more or other numbers of steps: nothing seen at noise levels 0.31-0.38.",
+    )
+
+
+def test_few_samplings_and_a_pass_never_seen_come_with_advice() -> None:
+    everything = list(range(16))
+    assert recommended(everything, samplings=1) == ("Only a single sampling: vary prompt, seed and size.",)
+    assert recommended(everything, samplings=3) == ("Only 3 samplings: vary prompt, seed and size.",)
+    assert recommended(everything, []) == (
+        "The unconditional pass was never seen: fine if you always sample with CFG 1.",
+    )
+    assert recommended([], everything) == (
+        "The conditional pass was never seen: sample with the prompt connected to positive.",
+    )
+    assert Calibration().coverage().recommendations == ()
