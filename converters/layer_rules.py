@@ -46,6 +46,8 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
 
 def _obstacle(context: Context, layer: SourceLayer, module: str, policy: str) -> str | None:
     """Why a weight cannot have the format that the recipe asks for, or None."""
+    if 0 in layer.shape:
+        return "an empty matrix"
     stored = POLICIES[policy]
     fields = stored.POLICIES[policy]
     refusal = stored.refusal(layer.shape, fields)
@@ -112,7 +114,7 @@ def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
     encoder = context.encoder(layer)
     if encoder is not None and (layer.is_fp8 or layer.is_plain):
         policy, reason = encoder.policy(layer, context.options.text_encoder)
-    if policy in POLICIES and not (layer.is_fp8 and _is_fp8(policy)):
+    if policy in POLICIES and 0 not in layer.shape and not (layer.is_fp8 and _is_fp8(policy)):
         return _quantized(context, layer, layer.name, policy, reason)
     linear = encoder is not None and not encoder.family.no_linear(encoder.module(layer))
     if layer.is_fp8 and (layer.described or linear):

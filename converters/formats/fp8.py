@@ -11,7 +11,8 @@ import torch
 
 from ..rounding.e2m1 import positive
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
-from .weight import Weight, finite, upcast
+from .pieces import in_pieces, pieces_of
+from .weight import Weight, upcast
 
 NAME = "float8_e4m3fn"
 E5M2_NAME = "float8_e5m2"
@@ -34,13 +35,13 @@ def declare(shape: tuple[int, int], fields: Fields) -> Declared:
 
 def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     """Quantize with scale amax / 448, nearest rounding. All zero weights get scale 1."""
-    values = weight.rows(0, weight.shape[0]).float()
-    amax = finite(values.abs().amax(), weight.name) if values.numel() else torch.zeros(())
-    scale = positive(amax / E4M3_MAX)
-    return {
-        "weight": (values / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn),
-        "weight_scale": scale.reshape(()),
-    }
+    amax = torch.stack([rows.abs().amax() for rows in pieces_of(weight, encoding)]).amax()
+    scale = positive(amax / E4M3_MAX).to(encoding.device)
+
+    def piece(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"weight": (rows / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)}
+
+    return {**in_pieces(weight, encoding, piece), "weight_scale": scale.cpu().reshape(())}
 
 
 def decoder(stored: Stored) -> Rows:

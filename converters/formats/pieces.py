@@ -21,14 +21,28 @@ def in_pieces(
     encode: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     multiple: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """Encode float32 rows [R, K] piece by piece and join the results along their first dimension.
+    """Encode rows piece by piece (see ``pieces_of``) and join the results along their first dimension.
+
+    Args:
+        encode: what becomes of float32 rows [R, K] on the encoding's device.
+        multiple: the number of rows of every piece but the last is a multiple of it.
+    """
+    suffixes: list[str] = []
+
+    def compute(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        encoded = encode(piece)
+        suffixes[:] = encoded
+        return tuple(encoded.values())
+
+    parts = list(through(encoding.device, pieces_of(weight, encoding, multiple), compute))
+    return {suffix: joined(list(column)) for suffix, column in zip(suffixes, zip(*parts, strict=True), strict=True)}
+
+
+def pieces_of(weight: Weight, encoding: Encoding, multiple: int = 1) -> Iterator[torch.Tensor]:
+    """Yield all rows as float32 [R, K] on the CPU.
 
     Float32 whatever the source's dtype: comfy-kitchen divides by the scale in the dtype that it is given,
     and bfloat16 has fewer digits than an INT8 weight.
-
-    Args:
-        encode: what becomes of some rows, on the encoding's device.
-        multiple: the number of rows of every piece but the last is a multiple of it.
 
     Raises:
         ConversionError: the weight holds NaN or infinity.
@@ -37,22 +51,11 @@ def in_pieces(
     rows, columns = weight.shape
     at_once = WEIGHTS_AT_ONCE if encoding.device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE
     step = max(1, at_once // (columns * multiple)) * multiple
-    suffixes: list[str] = []
-
-    def plain() -> Iterator[torch.Tensor]:
-        for first in range(0, rows, step):
-            encoding.check()
-            piece = weight.rows(first, min(rows, first + step)).float()
-            finite(piece.abs().amax(), weight.name)
-            yield piece
-
-    def compute(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        encoded = encode(piece)
-        suffixes[:] = encoded
-        return tuple(encoded.values())
-
-    parts = list(through(encoding.device, plain(), compute))
-    return {suffix: joined(list(column)) for suffix, column in zip(suffixes, zip(*parts, strict=True), strict=True)}
+    for first in range(0, rows, step):
+        encoding.check()
+        piece = weight.rows(first, min(rows, first + step)).float()
+        finite(piece.abs().amax(), weight.name)
+        yield piece
 
 
 def joined(parts: list[torch.Tensor]) -> torch.Tensor:

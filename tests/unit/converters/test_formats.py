@@ -218,6 +218,15 @@ def test_limits_and_guard_concern_every_packing_format(tmp_path: Path) -> None:
             make_plan(source, Options(recipe=str(recipe)))
 
 
+@pytest.mark.parametrize("shape", [(0, 256), (256, 0)])
+def test_an_empty_matrix_is_kept(shape: tuple[int, int], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({"blocks.0.a.weight": torch.empty(shape), "blocks.1.a.weight": gaussian(256, 256)}, source)
+    for policy in POLICIES:
+        report = convert(source, target, Options(recipe=_recipe(tmp_path, policy)), overwrite=True)
+        assert [layer.action for layer in report.plan.layers] == ["copy", "quantize"]
+
+
 def test_formats_that_measure_their_input_take_no_scale() -> None:
     assert {name for name, stored in FORMATS.items() if stored.INPUT_SCALE is InputScale.NONE} == {
         "mxfp8",
