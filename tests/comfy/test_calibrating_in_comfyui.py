@@ -98,3 +98,36 @@ def test_a_new_process_adds_to_the_same_file(
     again = run_in_comfy("calibrating_again", work=found["work"])
     assert (again["samplings"], again["steps"]) == (4, 16)
     assert again["layers"] == LAYERS
+
+
+@pytest.fixture(scope="module")
+def variants(run_in_comfy: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_in_comfy("calibrating_variants", work=str(tmp_path_factory.mktemp("variants")))
+
+
+def test_passes_are_told_apart(variants: dict[str, Any]) -> None:
+    assert variants["one_pass"] == {"schedule": [4, 0], "steps": 4, "seen": [4, 0]}
+    two = variants["two_passes"]
+    assert two["schedule"] == [4, 4] and two["seen"] == [4, 4] and two["steps"] in (4, 8)
+    assert variants["differ"]
+
+
+def test_a_lora_is_recorded_and_does_not_change_the_fingerprint(variants: dict[str, Any]) -> None:
+    assert variants["lora_moves"] and variants["fingerprint_kept"]
+    assert variants["adaptations"] == {"1 weight patched (strength 0.75)": 1, "none": 1}
+    assert "1 weight patched (strength 0.75) in 1 of 2 samplings." in variants["lora_text"]
+
+
+def test_the_same_model_in_another_precision_is_the_same(variants: dict[str, Any]) -> None:
+    assert variants["rounded_alike_samplings"] == 3
+
+
+def test_another_checkpoint_of_the_same_shapes_is_refused(variants: dict[str, Any]) -> None:
+    assert "has other weights than when it was calibrated" in variants["other_checkpoint"]
+    assert variants["samplings_after"] == 3
+
+
+def test_every_level_of_detail_leaves_the_images_alone(variants: dict[str, Any]) -> None:
+    assert variants["channels_equal"] and variants["curvature_equal"] and variants["hooks"] == 0
+    assert variants["channels"] == {"samplings": 2, "channels": True, "curvature": False, "rows": 0}
+    assert variants["curvature"] == {"samplings": 2, "channels": True, "curvature": True, "rows": 32}
