@@ -123,7 +123,7 @@ def row_hashes(values: torch.Tensor) -> torch.Tensor:
     the well-mixed upper bits to the lower ones. The same on every device: only integers are involved.
     """
     patterns = values.contiguous().view(torch.int16).to(torch.int64)
-    mixed = _finalised((patterns * _factors(values.shape[-1]).to(values.device)).sum(-1))
+    mixed = _finalised((patterns * _factors(values.shape[-1]).to(values.device, non_blocking=True)).sum(-1))
     return mixed.bitwise_and(EMPTY).clamp(max=EMPTY - 1)
 
 

@@ -56,7 +56,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def warnings(path: Path, calibration: Calibration) -> list[str]:
     with open_source(path) as source:
-        plan = make_plan(source, Options(recipe="generic"), calibration)
+        plan = make_plan(source, Options(recipe="weight-only"), calibration)
     return [warning for warning in plan.warnings if "other weights" in warning]
 
 
