@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .channels import ChannelStatistics
+from .counting import block_amax, histogram
 from .curvature import Curvature, curvature_of
 from .detail import CURVATURE, SCALES
 from .histogram import RAW_BINS, RAW_FINITE, fold, magnitude_bits
@@ -22,12 +23,9 @@ from .observers import Observation, Products
 from .reservoir import EMPTY, LABEL_BINS, Candidates, Reservoir, kept, row_hashes
 from .statistics import PASSES, SCHEDULE_BINS, LayerStatistics
 
-BLOCK = 16
-"""Neighbouring channels that share one NVFP4 block scale."""
 _GATHERED = 1 << 20
 _GATHERED_CALLS = 4096
 _CALL, _BLOCKS, _ELEMENTS = range(3)
-_COPIES = 1 << 17
 _NO_VALUE = -math.inf
 """Stands for rows with NaN or infinities; its raw bin is an infinity's, which `fold` leaves out."""
 
@@ -223,7 +221,7 @@ class DeviceSums:
         of_row = torch.tensor([used.index(call.group) for call in calls]).repeat_interleave(lengths)
         sample = torch.cat([call.seen.sample for call in calls])
         bits, shift = magnitude_bits(sample)
-        blocks = _block_amax(bits)
+        blocks = block_amax(bits)
         broken = blocks.amax(1) >= RAW_FINITE << shift
         if self.device.type != "cpu" or bool(broken.any()):
             bits.masked_fill_(broken[:, None], -1)
@@ -264,38 +262,6 @@ class DeviceSums:
 
     def _index(self, groups: Sequence[int]) -> torch.Tensor:
         return torch.tensor(groups, dtype=torch.int64).to(self.device, non_blocking=True)
-
-
-def histogram(raw: torch.Tensor, size: int) -> torch.Tensor:
-    """Occurrences of 0 .. size - 1 in an integer [N]: int64 [size]. Exact and deterministic on every device.
-
-    bincount is the fastest on CPU but reads its result's length back on CUDA, so integer atomics are used
-    there. Activations crowd into a few dozen bins, and atomics on one address take turns; neighbouring
-    values therefore add to different copies of the histogram, which are summed at the end.
-    """
-    if raw.device.type == "cpu":
-        return torch.bincount(raw, minlength=size)
-    return histogram_by_atomics(raw, size)
-
-
-def histogram_by_atomics(raw: torch.Tensor, size: int) -> torch.Tensor:
-    """The same without waiting for the device."""
-    copies = math.gcd(raw.numel(), max(1, _COPIES // size))
-    index = raw.to(torch.int64).reshape(-1, copies) + torch.arange(0, copies * size, size, device=raw.device)
-    counts = torch.zeros(copies * size, dtype=torch.int64, device=raw.device)
-    counts.scatter_add_(0, index.flatten(), torch.ones((), dtype=torch.int64, device=raw.device).expand(raw.numel()))
-    return counts.view(copies, size).sum(0)
-
-
-def _block_amax(bits: torch.Tensor) -> torch.Tensor:
-    """Largest of each 16 neighbouring columns of int [R, K], a ragged tail being a block: int [R, ceil(K/16)]."""
-    whole = bits.shape[1] // BLOCK * BLOCK
-    parts = []
-    if whole:
-        parts.append(bits[:, :whole].reshape(len(bits), -1, BLOCK).amax(-1))
-    if whole < bits.shape[1]:
-        parts.append(bits[:, whole:].amax(-1, keepdim=True))
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _pass_of_rows(call: _Call) -> torch.Tensor:

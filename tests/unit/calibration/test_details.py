@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -256,3 +259,38 @@ def test_qwen_image_is_estimated_from_its_shapes() -> None:
     assert details_cost(shapes, "scales").file < 20e6
     assert details_cost(shapes, "channels").file < 100e6
     assert 1e9 < details_cost(shapes, "curvature").file < 2e9
+
+
+MERGE = """
+import resource, sys
+from nvfp4_studio.calibration import merge_files, save
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save(merge_files(sys.argv[1:2]), sys.argv[3])  # warm
+before = peak()
+save(merge_files(sys.argv[2].split("|")), sys.argv[3])
+print((peak() - before) >> 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module on Windows")
+def test_merging_holds_one_layer_at_a_time(tmp_path: Path) -> None:
+    """Two files of 80 MB, merged in a process that grows by less than the half of one."""
+    paths = []
+    for seed in range(2):
+        layers = {
+            f"layer{index}": statistics_of(rows_of(seed * 100 + index, 4, 3072, 2.0 ** (index % 8)))
+            for index in range(40)
+        }
+        paths.append(tmp_path / f"{seed}.safetensors")
+        save(Calibration(layers), paths[-1])
+    small = tmp_path / "small.safetensors"
+    save(Calibration({"a": statistics_of(rows_of(1, 4, 256))}), small)
+    assert paths[0].stat().st_size > 75e6
+    target = tmp_path / "out.safetensors"
+    words = [sys.executable, "-c", MERGE, str(small), "|".join(map(str, paths)), str(target)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 40

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvfp4_studio.calibration import LayerObserver, LayerStatistics, observe, observers, sums
+from nvfp4_studio.calibration import LayerObserver, LayerStatistics, counting, observe, observers, sums
 from nvfp4_studio.calibration.histogram import BINS, bin_index
 
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def test_the_way_of_counting_on_other_devices_gives_the_same(
     values[shape[0] // 2, shape[1] // 3] = float("inf")
     values[shape[0] // 3, shape[1] // 2 :] = float("nan")
     wanted = statistics_of(values)
-    monkeypatch.setattr(sums, "histogram", sums.histogram_by_atomics)
+    monkeypatch.setattr(sums, "histogram", counting.histogram_by_atomics)
     assert statistics_of(values).same_as(wanted)
 
 
