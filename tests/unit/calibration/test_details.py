@@ -286,7 +286,7 @@ def test_merging_holds_one_layer_at_a_time(tmp_path: Path) -> None:
         save(Calibration(layers), paths[-1])
     small = tmp_path / "small.safetensors"
     save(Calibration({"a": statistics_of(rows_of(1, 4, 256))}), small)
-    assert paths[0].stat().st_size > 75e6
+    assert paths[0].stat().st_size > 60e6
     target = tmp_path / "out.safetensors"
     words = [sys.executable, "-c", MERGE, str(small), "|".join(map(str, paths)), str(target)]
     done = subprocess.run(
