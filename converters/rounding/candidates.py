@@ -28,6 +28,21 @@ class Candidate:
     target: float = E2M1_MAX
     step: int = 0
 
+    def scale(self, amax: torch.Tensor, tensor_scale: torch.Tensor) -> torch.Tensor:
+        """Block scales float8_e4m3fn for blocks with largest magnitudes ``amax``, float32 of any shape."""
+        scale = (amax / self.target / tensor_scale).clamp_(max=E4M3_MAX).to(torch.float8_e4m3fn)
+        return neighbour(scale, self.step) if self.step else scale
+
+
+def neighbour(scale: torch.Tensor, step: int) -> torch.Tensor:
+    """Block scales ``step`` E4M3 codes further up or down, within the codes of positive numbers.
+
+    A block whose scale is zero holds nothing but zeros, and stays so.
+    """
+    code = scale.view(torch.uint8).int()
+    moved = (code + step).clamp_(1, LARGEST_CODE).to(torch.uint8)
+    return torch.where(code > 0, moved, 0).view(torch.float8_e4m3fn)
+
 
 def round_rows(
     rows: torch.Tensor, tensor_scale: torch.Tensor, candidates: tuple[Candidate, ...]
@@ -82,12 +97,7 @@ def quantize(
     Returns:
         codes uint8 [R, B, 16], block scales float8_e4m3fn [R, B], total scales float32 [R, B].
     """
-    scale = (amax / candidate.target / tensor_scale).clamp_(max=E4M3_MAX).to(torch.float8_e4m3fn)
-    if candidate.step:
-        code = scale.view(torch.uint8).int()
-        moved = (code + candidate.step).clamp_(1, LARGEST_CODE).to(torch.uint8)
-        # A block whose scale is zero holds nothing but zeros, and stays so.
-        scale = torch.where(code > 0, moved, 0).view(torch.float8_e4m3fn)
+    scale = candidate.scale(amax, tensor_scale)
     total = tensor_scale * scale.float()
     zero = total == 0
     codes = encode((blocks / total.masked_fill(zero, 1.0).unsqueeze(-1)).clamp_(-E2M1_MAX, E2M1_MAX))
