@@ -42,6 +42,8 @@ def main() -> int:
         KITCHEN: lambda: TensorCoreNVFP4Layout.quantize(upcast(weight, scale, "benchmark"))
     }
     for name, method in METHODS.items():
+        if not method.CANDIDATES:
+            continue
         candidates[f"{name}, FP8 source"] = lambda method=method: nvfp4.encode(source, Encoding(method))
         candidates[f"{name}, BF16 source"] = lambda method=method: nvfp4.encode(plain_source, Encoding(method))
     packed, _ = TensorCoreNVFP4Layout.quantize(upcast(weight, scale, "benchmark"))

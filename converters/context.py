@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..calibration import Calibration
+from ..calibration import Calibration, LayerStatistics
 from .encoders import Encoder
 from .families import Family, component, encoder_prefix
 from .layers import Recognised, SourceLayer
@@ -48,6 +48,11 @@ class Context:
     def encoder(self, layer: SourceLayer) -> Encoder | None:
         """The text encoder that a layer belongs to, None outside."""
         return self.encoders.get(encoder_prefix(layer.name))
+
+    def statistics(self, module: str) -> LayerStatistics | None:
+        """What was seen of a layer's inputs, None without a calibration or when it never ran."""
+        found = self.calibration.layers.get(module) if self.calibration is not None else None
+        return found if found is not None and found.calls else None
 
     def unchanged(self, name: str) -> TensorSpec:
         """The declaration of a tensor that passes through."""

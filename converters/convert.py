@@ -19,6 +19,7 @@ from .passthrough import reserved_place
 from .pipeline import Progress, default_workers, never, no_progress, one_thread
 from .plan import Options, Plan
 from .report import Report
+from .rounding import INFORMED
 from .source import Source, open_source
 from .verify import verify_sources
 from .writer import Writer
@@ -76,9 +77,13 @@ def convert(
             raise ConversionError(f"The output {target} is the source itself; choose another name.")
         plan = make_plan(source, options, calibration, calibration_name)
         with Writer(
-            target, plan.specs(), plan.metadata, overwrite=overwrite, fingerprint=_fingerprint(source, plan)
+            target,
+            plan.specs(),
+            plan.metadata,
+            overwrite=overwrite,
+            fingerprint=_fingerprint(source, plan, calibration),
         ) as writer:
-            execution = Execution(source, plan, writer, chosen, workers, progress, check)
+            execution = Execution(source, plan, calibration, writer, chosen, workers, progress, check)
             execution.run()
             progress(writer.size, writer.size, "writing to disk")
             with open_source(writer.finish()) as written:
@@ -102,10 +107,18 @@ def convert(
     return Report(plan, verification, target.name, time.monotonic() - started)
 
 
-def _fingerprint(source: Source, plan: Plan) -> str:
-    """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source."""
-    decided = json.dumps([plan.to_json(), dict(plan.metadata), source.stamp()])
-    return hashlib.sha256(decided.encode()).hexdigest()
+def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) -> str:
+    """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source.
+
+    Scales are in the plan; of the statistics that roundings look at, the exact sums of squares stand for all.
+    """
+    decided = hashlib.sha256(json.dumps([plan.to_json(), dict(plan.metadata), source.stamp()]).encode())
+    for layer in plan.layers:
+        if calibration is not None and layer.rounding in INFORMED:
+            channels = calibration.layers[layer.module].channels
+            if channels is not None:
+                decided.update(channels.sums.numpy().tobytes())
+    return decided.hexdigest()
 
 
 def _device(name: str) -> torch.device:

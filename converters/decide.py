@@ -14,7 +14,7 @@ from .layers import recognise
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
 from .plan import LAYOUTS, LayerDecision, Options, Plan
 from .recipe import Blocks, load_recipe
-from .rounding import rounding
+from .rounding import check_rounding
 from .source import Source
 
 
@@ -39,7 +39,7 @@ def make_plan(
     """
     options = options or Options()
     _check(options)
-    rounding(options.rounding)
+    check_rounding(options.rounding)
     recognised = recognise(source)
     family = detect_family(source.tensors)
     if family.name == "diffusers" or (source.diffusers and family.name == "generic"):

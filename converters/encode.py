@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import torch
 
+from ..calibration import LayerStatistics
 from .errors import SourceError
 from .formats import FORMATS, Encoding, Weight, tags
 from .layers import LEGACY_NAMES
 from .layout import TensorSpec
-from .plan import LayerDecision, Plan
-from .rounding import rounding
+from .plan import LayerDecision
+from .rounding import METHODS
 from .source import Source
 
 POSITIVE = frozenset(("input_scale", "pre_quant_scale")).union(*(stored.SCALES for stored in FORMATS.values()))
@@ -29,18 +30,23 @@ def weight_of(source: Source, layer: LayerDecision, stored: torch.Tensor) -> Wei
 
 
 def encode(
-    weight: Weight, plan: Plan, layer: LayerDecision, device: torch.device, check: Callable[[], None]
+    weight: Weight,
+    layer: LayerDecision,
+    statistics: LayerStatistics | None,
+    device: torch.device,
+    check: Callable[[], None],
 ) -> dict[str, torch.Tensor]:
     """Quantize one weight as the plan says; tensors by their suffixes.
 
     Args:
+        statistics: what was seen of the layer's inputs, for roundings that look at it.
         check: called between pieces; may raise to cancel.
 
     Raises:
         ConversionError: the weight holds NaN or infinity.
         SourceError: its scale is no positive number.
     """
-    encoding = Encoding(rounding(plan.options.rounding), device, layer.tag or {}, check)
+    encoding = Encoding(METHODS[layer.rounding or "nearest"], device, layer.tag or {}, check, statistics)
     return FORMATS[layer.format].encode(weight, encoding)
 
 

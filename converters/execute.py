@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 
+from ..calibration import Calibration
 from .buffers import CHECK_SECONDS, Buffers
 from .encode import description, encode, weight_of
 from .errors import Cancelled
@@ -39,6 +40,7 @@ class Execution:
         self,
         source: Source,
         plan: Plan,
+        calibration: Calibration | None,
         writer: Writer,
         device: torch.device,
         workers: int,
@@ -50,6 +52,7 @@ class Execution:
         Args:
             source: what the plan was made for.
             plan: what to do.
+            calibration: what the plan was made with.
             writer: the output, with everything that an earlier run finished in ``done``.
             device: where weights are quantized.
             workers: threads that quantize and write.
@@ -57,6 +60,7 @@ class Execution:
             check: called from all threads several times a second; may raise to cancel.
         """
         self._source, self._plan, self._writer = source, plan, writer
+        self._statistics = calibration.layers if calibration is not None else {}
         self._device, self._workers = device, workers
         self._progress, self._check = progress, check
         self._quantized = {f"{layer.source_name}.weight": layer for layer in plan.layers if layer.action == "quantize"}
@@ -138,7 +142,7 @@ class Execution:
         info = self._source.tensors[part.name]
         stored = torch.frombuffer(part.buffer.view, dtype=info.torch_dtype).reshape(info.shape)
         weight = weight_of(self._source, layer, stored)
-        parts = encode(weight, self._plan, layer, self._device, self._check_thread)
+        parts = encode(weight, layer, self._statistics.get(layer.module), self._device, self._check_thread)
         for suffix, tensor in parts.items():
             self._writer.write(f"{layer.name}.{suffix}", tensor)
             self._count(tensor.nbytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -15,6 +16,7 @@ from .formats import POLICIES, InputScale, nvfp4, tags
 from .layers import FP8_FORMATS, NEEDED, SourceLayer
 from .layout import TensorSpec
 from .plan import LayerDecision, spec
+from .rounding import rounding_for
 
 _GUARDED = "ComfyUI reads the model's size from this shape"
 
@@ -72,7 +74,11 @@ def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, r
     tag = tags.tag(stored.NAME, unscaled or not inside, stored.POLICIES[policy])
     name = context.output_name(layer.name)
     outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in stored.declare(layer.shape, tag).items()]
-    return _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
+    decision = _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
+    if stored.NAME != nvfp4.NAME:
+        return decision
+    method, why = rounding_for(context.options.rounding, context.statistics(module) if inside else None)
+    return replace(decision, rounding=method, notes=(*notes, why) if why else notes)
 
 
 def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -84,6 +85,7 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
         "family": plan.family,
         "recipe": plan.recipe,
         "rounding": plan.options.rounding,
+        "rounding_methods": dict(Counter(layer.rounding for layer in plan.layers if layer.rounding)),
         "input_scale": plan.options.input_scale,
         "text_encoder": plan.options.text_encoder,
         "calibration": plan.calibration,

@@ -43,6 +43,7 @@ class LayerDecision:
     (bytes of the weight are identical). ``input_amax`` is the largest activation that fits, in the
     activation's own units; ``input_scale`` what is written; both None for dynamic or unquantized
     activations. ``clip_rate`` is the predicted share of activations beyond ``input_amax``.
+    ``rounding`` is the method, a key of ``METHODS``, of a weight that becomes NVFP4.
     """
 
     name: str
@@ -62,6 +63,7 @@ class LayerDecision:
     notes: tuple[str, ...]
     bytes_before: int
     outputs: tuple[TensorSpec, ...]
+    rounding: str = ""
 
     @property
     def bytes_after(self) -> int:

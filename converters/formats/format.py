@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from ...calibration import LayerStatistics
 from ..rounding import Rounding
 from .weight import Weight
 
@@ -32,7 +33,7 @@ class InputScale(enum.Enum):
 class Encoding:
     """How one weight is to be encoded.
 
-    ``method`` is the rounding of formats that have a choice. ``fields`` are those of the layer's tag, which
+    ``method`` is the rounding of formats that have a choice, ``statistics`` what it may know of the inputs. ``fields`` are those of the layer's tag, which
     the plan chose. The arithmetic runs on ``device``, results come back to the CPU. ``check`` is called
     between pieces and may raise to cancel.
     """
@@ -41,6 +42,7 @@ class Encoding:
     device: torch.device = torch.device("cpu")
     fields: Fields = field(default_factory=dict)
     check: Callable[[], None] = lambda: None
+    statistics: LayerStatistics | None = None
 
 
 class Stored(Protocol):

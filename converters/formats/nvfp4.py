@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import torch
 from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
 
-from ..rounding import candidates, fp8_tables
+from ..rounding import Informed, candidates, fp8_tables
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
@@ -59,19 +60,27 @@ def padded(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
-    """Quantize by the rounding method; FP8 with one scale by look-up."""
-    if weight.is_fp8 and (weight.scale is None or weight.scale.numel() == 1):
-        return encode_fp8(weight, encoding)
-    return encode_plain(weight.rows(0, weight.shape[0]), weight.name, encoding)
-
-
-def encode_plain(weight: torch.Tensor, name: str, encoding: Encoding) -> dict[str, torch.Tensor]:
-    """Quantize a weight [N, K] of a plain float dtype; ``name`` is the layer's, for errors."""
-    weight = weight.float() if weight.dtype == torch.float64 else weight
+    """Quantize by the rounding method; FP8 with one scale by look-up where the method allows it, with the same bytes."""
     method = encoding.method
-    tensor_scale = method.tensor_scale(finite(amax_of(weight), name)).to(encoding.device)
+    tensor_scale = method.tensor_scale(finite(_amax(weight), weight.name)).to(encoding.device)
+    if not method.CANDIDATES:
+        assert encoding.statistics is not None
+        round_rows = cast(Informed, method).rounder(tensor_scale, encoding.statistics)
+        return _encode(weight.rows, weight.shape, round_rows, tensor_scale, LOOKED_UP_AT_ONCE, encoding)
+    if _has_one_scale(weight):
+        tables = fp8_tables.Tables.build(_values(weight).to(encoding.device), tensor_scale, method.CANDIDATES)
+        raw = weight.stored.view(torch.uint8)
+        return _encode(
+            lambda first, last: raw[first:last],
+            weight.shape,
+            tables.round_rows,
+            tensor_scale,
+            LOOKED_UP_AT_ONCE,
+            encoding,
+        )
     return _encode(
-        weight,
+        weight.rows,
+        weight.shape,
         lambda rows: candidates.round_rows(rows, tensor_scale, method.CANDIDATES),
         tensor_scale,
         WEIGHTS_AT_ONCE,
@@ -79,39 +88,49 @@ def encode_plain(weight: torch.Tensor, name: str, encoding: Encoding) -> dict[st
     )
 
 
-def encode_fp8(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
-    """Quantize an FP8 weight with one scale (None means 1) by look-up; same bytes as of its upcast."""
+def _has_one_scale(weight: Weight) -> bool:
+    return weight.is_fp8 and (weight.scale is None or weight.scale.numel() == 1)
+
+
+def _values(weight: Weight) -> torch.Tensor:
+    """float32 [256]: what each byte of an FP8 weight with one scale stands for."""
     all_bytes = torch.arange(fp8_tables.VALUES, dtype=torch.uint8).view(weight.stored.dtype)
-    values = upcast(all_bytes.reshape(1, -1), weight.scale, weight.name).reshape(-1)
-    raw = weight.stored.view(torch.uint8)
-    largest = 0
-    step = max(1, LOOKED_UP_AT_ONCE // max(1, raw.shape[1]))
-    for first in range(0, raw.shape[0], step):
-        largest = max(largest, int((raw[first : first + step] & 127).max()))
-    method = encoding.method
-    tensor_scale = method.tensor_scale(finite(values[largest], weight.name)).to(encoding.device)
-    tables = fp8_tables.Tables.build(values.to(encoding.device), tensor_scale, method.CANDIDATES)
-    return _encode(raw, tables.round_rows, tensor_scale, LOOKED_UP_AT_ONCE, encoding)
+    return upcast(all_bytes.reshape(1, -1), weight.scale, weight.name).reshape(-1)
+
+
+def _amax(weight: Weight) -> torch.Tensor:
+    """Largest magnitude as a scalar, of the weight's dtype, which some methods' tensor scale depends on."""
+    rows, columns = weight.shape
+    step = max(1, LOOKED_UP_AT_ONCE // max(1, columns))
+    pieces = range(0, rows, step)
+    if _has_one_scale(weight):
+        raw = weight.stored.view(torch.uint8)
+        return _values(weight)[max((int((raw[first : first + step] & 127).max()) for first in pieces), default=0)]
+    if weight.is_fp8:
+        return torch.stack([amax_of(weight.rows(first, min(rows, first + step))) for first in pieces]).amax()
+    amax = amax_of(weight.stored)
+    return amax.float() if amax.dtype == torch.float64 else amax
 
 
 def _encode(
-    weight: torch.Tensor,
+    read: Callable[[int, int], torch.Tensor],
+    shape: tuple[int, int],
     round_rows: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     tensor_scale: torch.Tensor,
     at_once: int,
     encoding: Encoding,
 ) -> dict[str, torch.Tensor]:
     device = tensor_scale.device
-    rows, columns = padded((weight.shape[0], weight.shape[1]))
+    rows, columns = padded(shape)
     packed = torch.empty(rows, columns // 2, dtype=torch.uint8)
-    packed[weight.shape[0] :] = 0
+    packed[shape[0] :] = 0
     scales = torch.zeros(rows, columns // BLOCK, dtype=torch.uint8)
     step = max(1, (at_once if device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE) // columns)
 
     def pieces() -> Iterator[torch.Tensor]:
-        for start in range(0, weight.shape[0], step):
+        for start in range(0, shape[0], step):
             encoding.check()
-            piece = weight[start : start + step]
+            piece = read(start, min(shape[0], start + step))
             yield torch.nn.functional.pad(piece, (0, columns - piece.shape[1])) if columns > piece.shape[1] else piece
 
     first = 0

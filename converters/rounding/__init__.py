@@ -3,8 +3,14 @@
 A method is a module with
 
 * ``HELP``: one sentence for people;
+* ``NEEDS``: the level of detail that a layer must have been calibrated with; ``scales`` for none at all;
 * ``CANDIDATES``: the block scales that each block may choose from, see ``candidates``;
 * ``tensor_scale(amax) -> Tensor``: ``weight_scale_2``, float32 scalar, from the weight's largest magnitude.
+
+A method that needs more than scales has no ``CANDIDATES`` but
+
+* ``missing(statistics) -> str | None``: why a layer's statistics do not suffice;
+* ``rounder(tensor_scale, statistics)``: a function that quantizes rows of this layer.
 
 Rows are rounded some at a time (``candidates.round_rows`` for any dtype, ``fp8_tables`` for FP8 bytes) so
 that memory stays bounded; the tensor scale is the only thing that all rows share.
@@ -12,13 +18,14 @@ that memory stays bounded; the tensor scale is the only thing that all rows shar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
 
+from ...calibration import LayerStatistics
 from ..errors import PlanError
-from . import block_search, block_search_mse, four_over_six, nearest
+from . import block_search, block_search_mse, four_over_six, gptq, nearest, weighted
 from .candidates import Candidate
 
 
@@ -26,27 +33,55 @@ class Rounding(Protocol):
     """The signature that every method's module has."""
 
     HELP: str
+    NEEDS: str
     CANDIDATES: tuple[Candidate, ...]
 
     def tensor_scale(self, amax: torch.Tensor) -> torch.Tensor: ...
 
 
+class Informed(Rounding, Protocol):
+    """A method that looks at what was seen of a layer's inputs."""
+
+    def missing(self, statistics: LayerStatistics) -> str | None: ...
+
+    def rounder(
+        self, tensor_scale: torch.Tensor, statistics: LayerStatistics
+    ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]: ...
+
+
+INFORMED: Mapping[str, Informed] = {"weighted": weighted, "gptq": gptq}
 METHODS: Mapping[str, Rounding] = {
     "four-over-six": four_over_six,
     "nearest": nearest,
     "block-search": block_search,
     "block-search-mse": block_search_mse,
+    **INFORMED,
 }
-ROUNDINGS: Mapping[str, str] = {name: method.HELP for name, method in METHODS.items()}
-DEFAULT_ROUNDING = "four-over-six"
+AUTO = "auto"
+SIMPLER: Mapping[str, str] = {AUTO: "gptq", "gptq": "weighted", "weighted": "four-over-six"}
+"""What is taken in the place of a method for which a layer's statistics do not suffice."""
+ROUNDINGS: Mapping[str, str] = {
+    AUTO: "the best method that each layer's calibration allows: gptq, else weighted, else four-over-six",
+    **{name: method.HELP for name, method in METHODS.items()},
+}
+DEFAULT_ROUNDING = AUTO
 
 
-def rounding(name: str) -> Rounding:
-    """Return a method by name.
+def check_rounding(name: str) -> None:
+    """Raises PlanError when there is no such method."""
+    if name not in ROUNDINGS:
+        raise PlanError(f"There is no rounding method {name!r}; choose one of {', '.join(ROUNDINGS)}.")
 
-    Raises:
-        PlanError: no such method.
-    """
-    if name not in METHODS:
-        raise PlanError(f"There is no rounding method {name!r}; choose one of {', '.join(METHODS)}.")
-    return METHODS[name]
+
+def rounding_for(name: str, statistics: LayerStatistics | None) -> tuple[str, str]:
+    """The method that a layer gets, a key of ``METHODS``, and why it is not the one asked for, "" when it is."""
+    method, why = name, ""
+    while method not in METHODS or method in INFORMED:
+        lacking = None
+        if method in INFORMED:
+            lacking = INFORMED[method].missing(statistics) if statistics is not None else "not calibrated"
+            if lacking is None:
+                break
+        why = why or lacking or ""
+        method = SIMPLER[method]
+    return method, f"rounded by {method} in place of {name}: {why}" if why and name != AUTO else ""

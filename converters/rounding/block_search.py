@@ -15,6 +15,8 @@ from .candidates import Candidate
 
 HELP = "each block tries the seven scales from the nearest upwards and takes the closest; clips no weight"
 
+NEEDS = "scales"
+
 CANDIDATES: tuple[Candidate, ...] = tuple(Candidate(step=step) for step in range(7))
 
 

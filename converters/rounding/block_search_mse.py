@@ -13,6 +13,8 @@ from .candidates import Candidate
 
 HELP = "each block tries nine scales around the nearest and takes the closest: smallest weight error, clips weights"
 
+NEEDS = "scales"
+
 CANDIDATES: tuple[Candidate, ...] = tuple(Candidate(step=step) for step in (0, -2, -1, 1, 2, 3, 4, 5, 6))
 
 

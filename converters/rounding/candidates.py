@@ -45,9 +45,15 @@ def neighbour(scale: torch.Tensor, step: int) -> torch.Tensor:
 
 
 def round_rows(
-    rows: torch.Tensor, tensor_scale: torch.Tensor, candidates: tuple[Candidate, ...]
+    rows: torch.Tensor,
+    tensor_scale: torch.Tensor,
+    candidates: tuple[Candidate, ...],
+    channel_weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize rows [R, K] of any float dtype, K a multiple of 16.
+
+    Args:
+        channel_weight: what the squared error of each channel counts, float32 [K]; None for 1.
 
     Returns:
         Packed E2M1 codes uint8 [R, K/16, 8], the even column in the high nibble, and block scales
@@ -62,7 +68,10 @@ def round_rows(
         least = torch.zeros_like(amax)
     for candidate in candidates[1:]:
         other_codes, other_scale, other_total = quantize(blocks, amax, tensor_scale, candidate)
-        pairs = squared_error(blocks, other_codes, other_total).sub_(first).reshape(*amax.shape, BLOCK // 2, 2)
+        gain = squared_error(blocks, other_codes, other_total).sub_(first)
+        if channel_weight is not None:
+            gain *= channel_weight.reshape(-1, BLOCK)
+        pairs = gain.reshape(*amax.shape, BLOCK // 2, 2)
         gain = sum_of_pairs((pairs[..., 0] + pairs[..., 1]).movedim(-1, 0))
         better = gain < least
         least = torch.minimum(least, gain)

@@ -18,6 +18,8 @@ from .e2m1 import E2M1_MAX, positive
 
 HELP = "each block's largest weight falls on 6 or 4, whichever is closer to the original: closest pictures without activations"
 
+NEEDS = "scales"
+
 CANDIDATES: tuple[Candidate, ...] = (Candidate(6.0), Candidate(4.0))
 
 MAX_BLOCK_SCALE = 256.0

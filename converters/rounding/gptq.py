@@ -16,15 +16,23 @@ point that makes the output's error smallest, then each block the best of the sc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from ...calibration import LayerStatistics
+from . import four_over_six
 from .candidates import Candidate, neighbour, pack
 from .e2m1 import BLOCK, E2M1_MAX, decode, encode
 
+HELP = "each weight's error is made good by the next ones, as a layer's inputs demand; needs detail curvature"
+NEEDS = "curvature"
+CANDIDATES: tuple[Candidate, ...] = ()
 WIDTH = 128
 """Channels in a block of H, as calibrations keep them."""
+LEAST_ROWS = 16 * WIDTH
+"""Input rows below which H is too uncertain: 16 for each channel of a block; with one it does harm."""
 GROUPS = WIDTH // BLOCK
 DAMPING = 0.1
 """Added to H's diagonal, as a share of its mean: keeps channels that were hardly seen from being bent at will.
@@ -55,6 +63,33 @@ class Hessian:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         factor = torch.linalg.cholesky(inverse, upper=True)
         return cls(damped.float().to(device), factor.float().to(device))
+
+
+def tensor_scale(amax: torch.Tensor) -> torch.Tensor:
+    """amax / (256 · 6) as float32 scalar: six codes above 256 is 448, the largest."""
+    return four_over_six.tensor_scale(amax)
+
+
+def missing(statistics: LayerStatistics) -> str | None:
+    """Why a layer cannot be rounded in this way, in a few words; None when it can."""
+    if statistics.curvature is None:
+        return "calibrated without detail curvature"
+    rows = statistics.curvature.rows
+    return f"{rows} input rows seen, {LEAST_ROWS} are needed" if rows < LEAST_ROWS else None
+
+
+def rounder(
+    tensor_scale: torch.Tensor, statistics: LayerStatistics
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """A function like ``round_rows`` for one layer."""
+    curvature = statistics.curvature
+    assert curvature is not None
+    blocks = torch.zeros(curvature.blocks(), WIDTH, WIDTH, dtype=torch.float64)
+    for number in range(curvature.blocks()):
+        gram = curvature.gram(number)
+        blocks[number, : len(gram), : len(gram)] = gram
+    hessian = Hessian.of(blocks, tensor_scale.device)
+    return lambda rows: round_rows(rows, tensor_scale, hessian)
 
 
 def round_rows(rows: torch.Tensor, tensor_scale: torch.Tensor, hessian: Hessian) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,8 @@ from .e2m1 import E2M1_MAX, E4M3_MAX, positive
 
 HELP = "each block's largest weight falls on 6: what comfy-kitchen's own kernels write, and what LoRAs change least"
 
+NEEDS = "scales"
+
 CANDIDATES: tuple[Candidate, ...] = (Candidate(),)
 
 

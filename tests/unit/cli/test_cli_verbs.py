@@ -63,7 +63,7 @@ def test_plan_writes_nothing(run: Run, checkpoint: Path, calibration: Path, tmp_
         result.status == 0 and "| model.diffusion_model.blocks.1.attn.qkv | 256×256 | bfloat16 | nvfp4 |" in result.out
     )
     found = json.loads(run("plan", checkpoint, "--recipe", "weight-only", "--json").out)
-    assert found["recipe"] == "weight-only" and found["options"]["rounding"] == "four-over-six"
+    assert found["recipe"] == "weight-only" and found["options"]["rounding"] == "auto"
     assert names_in(tmp_path) == before
 
 

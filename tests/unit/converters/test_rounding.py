@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from nvfp4_studio.converters.errors import PlanError
 from nvfp4_studio.converters.formats import Encoding, Weight, fp8, nvfp4
 from nvfp4_studio.converters.formats.weight import upcast
-from nvfp4_studio.converters.rounding import METHODS, Rounding, candidates, e2m1, four_over_six, nearest, rounding
+from nvfp4_studio.converters.rounding import METHODS as ALL
+from nvfp4_studio.converters.rounding import Rounding, candidates, check_rounding, e2m1, four_over_six, nearest
 from nvfp4_studio.converters.rounding.candidates import Candidate
 
 Decoded = Callable[..., torch.Tensor]
+METHODS = {name: method for name, method in ALL.items() if method.CANDIDATES}
+"""Those that look at the weights alone."""
 
 
 def _weight(rows: int, columns: int, seed: int, dtype: torch.dtype, spread: float = 1.0) -> torch.Tensor:
@@ -56,7 +59,7 @@ def test_look_up_of_fp8_gives_the_bytes_of_the_upcast(
 ) -> None:
     stored = (_weight(*shape, seed=9, dtype=torch.float32) * 8).to(source)
     factor = None if scale is None else torch.tensor(scale)
-    quick = nvfp4.encode_fp8(Weight("layer", stored, factor), Encoding(method))
+    quick = nvfp4.encode(Weight("layer", stored, factor), Encoding(method))
     slow = _encode(upcast(stored, factor, "layer"), method)
     for name in slow:
         assert torch.equal(quick[name].reshape(-1).view(torch.uint8), slow[name].reshape(-1).view(torch.uint8)), name
@@ -70,7 +73,7 @@ def test_every_fp8_byte_in_one_tensor() -> None:
         torch.float8_e4m3fn
     )
     _same_as_kitchen(stored.float())
-    quick = nvfp4.encode_fp8(Weight("layer", stored), Encoding(nearest))
+    quick = nvfp4.encode(Weight("layer", stored), Encoding(nearest))
     assert torch.equal(quick["weight"], TensorCoreNVFP4Layout.quantize(stored.float())[0])
 
 
@@ -186,7 +189,7 @@ def test_upcast_of_every_fp8_value_is_exact() -> None:
 
 def test_unknown_method_is_named() -> None:
     with pytest.raises(PlanError, match="no rounding method 'sharp'.*four-over-six, nearest"):
-        rounding("sharp")
+        check_rounding("sharp")
 
 
 def _error(weight: torch.Tensor, scale: torch.Tensor, tensor_scale: torch.Tensor) -> torch.Tensor:
@@ -201,7 +204,7 @@ def test_block_search_against_exhaustive_search(name: str, steps: range, decoded
     """Of the scales it may take, every block has the best one; and that is often the best of all 126."""
     weight = _weight(32, 64, seed=7, dtype=torch.float32, spread=0.4)
     blocks = weight.reshape(-1, 16)
-    method = rounding(name)
+    method = METHODS[name]
     stored = _encode(weight, method)
     tensor_scale = stored["weight_scale_2"]
     nearest_code = (blocks.abs().amax(-1) / 6 / tensor_scale).to(torch.float8_e4m3fn).view(torch.uint8).int()
