@@ -46,11 +46,12 @@ def _introduction(result: dict[str, Any]) -> str:
     machine, source = result["machine"], result["source"]
     ours = result["converters"][0]
     best = ours["variants"][0]
+    safetensors = sorted({entry["packages"]["safetensors"] for entry in result["converters"] if "packages" in entry})
     loaded = f"ComfyUI {result['comfyui']}" if result["comfyui"] else "no ComfyUI"
     return (
         f"`python benchmarks/against_peers.py`, {result['date']}: {source['weights'] / 1e6:.0f} million weights in BF16 "
         f"(one block of Qwen-Image), all to NVFP4, {machine['threads']} processor{'s' * (machine['threads'] > 1)}, no GPU, "
-        f"torch {machine['torch']}, {loaded}. Time of the whole process as a multiple of ours "
+        f"torch {machine['torch']}, safetensors {' and '.join(safetensors)}, {loaded}. Time of the whole process as a multiple of ours "
         f"({best['median_seconds']:.1f} s), medians of {result['runs']} alternating runs. *Weights* and *output* are SQNR, "
         "of the decoded weights and of one step in ComfyUI with random weights, activations not quantized. *After a kill*: "
         "SIGKILL half-way and when the target's name appears."
@@ -93,8 +94,9 @@ def _scaled_fp8(found: dict[str, Any] | None) -> str:
     if "failed" in found:
         return f"fails: {found['failed']}"
     if "not_decoded" in found:
-        refused = "does not load in ComfyUI: " if "failed" in found.get("comfyui", {}) else ""
-        return f"**wrong**: {refused}{found['not_decoded']}"
+        output = found.get("comfyui", {}).get("sqnr_db")
+        reason = found["not_decoded"] if output is None else f"output {output:.1f} dB in ComfyUI"
+        return f"**wrong**: {reason}"
     if set(found["formats"]) != {"nvfp4"}:
         return "FP8 layers left as they are"
     if found["sqnr_db"] >= RIGHT_DB:

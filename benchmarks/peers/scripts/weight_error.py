@@ -24,7 +24,10 @@ PLAIN = "plain"
 
 
 class File:
-    """A safetensors file and the formats that it declares for its layers, in either of ComfyUI's two ways."""
+    """A safetensors file and the formats that it declares for its layers, in the header or in tags.
+
+    Where they disagree the header counts, as in ComfyUI.
+    """
 
     def __init__(self, path: str):
         self.tensors = safe_open(path, framework="pt")
@@ -33,7 +36,7 @@ class File:
         self.formats = {layer: entry["format"] for layer, entry in header.get("layers", {}).items()}
         self.tagged = {name.removesuffix(".comfy_quant") for name in self.names if name.endswith(".comfy_quant")}
         self.declared_by = [way for way, used in (("header", self.formats), ("tags", self.tagged)) if used]
-        for layer in self.tagged:
+        for layer in self.tagged - self.formats.keys():
             tag = self.get(f"{layer}.comfy_quant")
             if tag.dtype != torch.uint8:
                 sys.exit(f"comfy_quant tags are {tag.dtype}, not uint8")
