@@ -6,6 +6,7 @@ Needs torch and safetensors only; knows neither ComfyUI nor the converters.
 from __future__ import annotations
 
 from .collector import Collector
+from .comparison import Comparison, compare
 from .convergence import Convergence
 from .coverage import Coverage
 from .detail import DEFAULT_DETAIL, DETAILS, Cost, details_cost
@@ -16,6 +17,9 @@ from .fingerprint import alike, sample_rows, samples_from_rows, tensor_samples, 
 from .histogram import BINS, BINS_PER_OCTAVE, bin_index, fraction_above, lower_edges, percentile, upper_edges
 from .matching import mismatches, other_weights_than
 from .observers import Observation, observe
+from .page import Section, markdown
+from .report import CalibrationReport, calibration_report
+from .report_text import comparison_sections, report_sections
 from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
 from .selection import linear_layers
 from .single import LayerObserver
@@ -28,7 +32,9 @@ __all__ = [
     "BINS_PER_OCTAVE",
     "Calibration",
     "CalibrationError",
+    "CalibrationReport",
     "Collector",
+    "Comparison",
     "Convergence",
     "Cost",
     "Coverage",
@@ -43,10 +49,14 @@ __all__ = [
     "PASSES",
     "POLICIES",
     "SCHEDULE_BINS",
+    "Section",
     "StudioError",
     "activation_range",
     "alike",
     "bin_index",
+    "calibration_report",
+    "compare",
+    "comparison_sections",
     "details_cost",
     "export_json",
     "fraction_above",
@@ -55,11 +65,13 @@ __all__ = [
     "linear_layers",
     "load",
     "lower_edges",
+    "markdown",
     "merge_files",
     "mismatches",
     "observe",
     "other_weights_than",
     "percentile",
+    "report_sections",
     "sample_rows",
     "samples_from_rows",
     "save",
