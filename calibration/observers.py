@@ -41,7 +41,7 @@ class Products:
         return torch.cat((self.whole.diagonal(dim1=1, dim2=2).flatten(), self.tail.diagonal()))
 
 
-@dataclass
+@dataclass(slots=True)
 class Observation:
     """What one call of one input adds to the statistics of the layers that were given it.
 
@@ -73,7 +73,7 @@ def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str
     call counts for all of them. turn: number of the evaluation, which moves the sampled rows.
     """
     shape = values.shape
-    if not shape or values.numel() == 0 or not values.dtype.is_floating_point:
+    if not shape or 0 in shape or not values.dtype.is_floating_point:
         return None
     features = shape[-1]
     rows = values.detach().reshape(-1, features)
@@ -86,9 +86,9 @@ def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str
     found = Observation(count, features, rows.device, chunks, rows[first::stride].clone(), first, stride)
     if detail != SCALES:
         largest = _add_channels(rows, found, detail)
-        if rows.device.type == "cpu":
+        if rows.is_cpu:
             found.spans = _finite(largest.amax(1).tolist())
-    elif rows.device.type == "cpu":
+    elif rows.is_cpu:
         found.spans = _finite([_largest(span) for span in (rows.chunk(chunks) if chunks > 1 else (rows,))])
     if found.spans is None:
         found.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows)])
@@ -102,7 +102,8 @@ def _largest(rows: torch.Tensor) -> float:
 
 
 def _finite(spans: list[float]) -> tuple[float, ...] | None:
-    return tuple(spans) if all(span < math.inf for span in spans) else None
+    """The spans, None when one of them is NaN or infinite."""
+    return tuple(spans) if all(map(math.isfinite, spans)) else None
 
 
 def _add_channels(rows: torch.Tensor, into: Observation, detail: str) -> torch.Tensor:
@@ -129,7 +130,7 @@ def _add_channels(rows: torch.Tensor, into: Observation, detail: str) -> torch.T
 
 
 def _pieces(rows: torch.Tensor) -> Sequence[torch.Tensor]:
-    chunk = max(1, (_CHUNK_CPU if rows.device.type == "cpu" else _CHUNK_DEVICE) // rows.shape[1])
+    chunk = max(1, (_CHUNK_CPU if rows.is_cpu else _CHUNK_DEVICE) // rows.shape[1])
     return torch.split(rows, chunk) if len(rows) > chunk else (rows,)
 
 

@@ -14,7 +14,7 @@ _REMEMBERED = 8
 """Inputs remembered at a time; layers that share one follow each other closely."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Entry:
     reference: weakref.ref[torch.Tensor]
     version: int | None

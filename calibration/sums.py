@@ -78,7 +78,7 @@ class _Details:
             kept_sums.add_(torch.where(usable, more, 0.0))
 
 
-@dataclass
+@dataclass(slots=True)
 class _Call:
     group: int
     seen: Observation
