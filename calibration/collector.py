@@ -23,6 +23,7 @@ from .sums import DeviceSums, Moment
 
 NEVER_RAN = "never ran while sampling, or ran in a fused path that does not call it"
 UNMEASURABLE = "was only given inputs that cannot be measured (no tensor of floats)"
+NO_ROWS = "was only given inputs without a row, as an expert is that no token chose"
 NOT_ADAPTED = "none"
 _MOST_SETS = 4
 """Sets of layers with equal inputs, per layer, from which on layers are summed one by one."""
@@ -41,6 +42,9 @@ class Collector:
     detail: one of DETAILS. samples: the layers' fingerprints by name; by default the weights of `root` are
     looked at, which are the wrong ones when something has been merged into them.
 
+    What is measured is the input that a layer is given. In a layer with a `pre_quant_scale` that is the input
+    before the multiplication, so that such a model's statistics serve its original as well.
+
     May be used from several threads on several devices at once: hooks act only in the thread that entered
     `observing`, and sums are kept per device. Memory is O(layers), whatever is observed.
     """
@@ -55,7 +59,7 @@ class Collector:
         self._sums: dict[torch.device, DeviceSums] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._left_out: dict[str, str] = {}
-        self._unmeasured: set[str] = set()
+        self._unmeasured: dict[str, str] = {}
         self._schedule: dict[torch.device, torch.Tensor] = {}
         self._sets: set[tuple[str, ...]] = set()
         self._modules: dict[int, tuple[nn.Module, list[tuple[str, nn.Module]]]] = {}
@@ -112,7 +116,7 @@ class Collector:
                     for name in names:
                         mine = replace(found, out_features=self._shapes[name][1])
                         layers[name] = layers[name].merged(mine) if name in layers else mine
-            unobserved = {**dict.fromkeys(self._shapes, NEVER_RAN), **dict.fromkeys(self._unmeasured, UNMEASURABLE)}
+            unobserved = {**dict.fromkeys(self._shapes, NEVER_RAN), **self._unmeasured}
             unobserved.update(self._left_out)
             schedule = torch.zeros(len(PASSES), SCHEDULE_BINS, dtype=torch.int64)
             for counts in self._schedule.values():
@@ -177,7 +181,7 @@ class Collector:
             if isinstance(values, torch.Tensor):
                 self._observe(name, values, evaluation)
             else:
-                self._unmeasured.add(name)
+                self._unmeasured[name] = UNMEASURABLE
 
         return before_forward
 
@@ -188,12 +192,10 @@ class Collector:
             forgotten = evaluation.shared.remember(values, name, seen)
             if forgotten is not None:
                 self._add(forgotten, evaluation)
-        if seen is None:
-            self._unmeasured.add(name)
-        elif seen.features == self._shapes[name][0]:
+        if seen is not None and seen.features == self._shapes[name][0]:
             seen.layers.append(name)
         else:
-            self._unmeasured.add(name)
+            self._unmeasured[name] = UNMEASURABLE if values.numel() else NO_ROWS
 
     def _close(self, evaluation: _Evaluation) -> None:
         for seen in evaluation.shared.rest():

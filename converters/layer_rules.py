@@ -25,13 +25,19 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
     """Decide one weight of the diffusion model or of a text encoder.
 
     Raises:
-        PlanError: an FP8 layer that should stay has scales that ComfyUI does not read.
+        PlanError: an FP8 layer that should stay has scales that ComfyUI does not read, or a layer has a
+            pre_quant_scale and is not NVFP4.
     """
     if context.part(layer.weight) != "diffusion_model":
         return _decide_bystander(context, layer)
     module = context.module(layer)
     if not (layer.is_fp8 or layer.is_plain):
         return _carried(context, layer, module, f"{layer.format} already" if layer.described else "no float weight")
+    if f"{layer.name}.pre_quant_scale" in layer.companions:
+        raise PlanError(
+            f"Layer {layer.name} of {context.source.path.name} has a pre_quant_scale, which ComfyUI applies to NVFP4 layers "
+            f"only and ignores in {layer.format}; convert from the original without it."
+        )
     policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
     if context.family.no_linear(module):
         policy, reason = "keep", "not a linear layer"

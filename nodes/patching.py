@@ -34,6 +34,8 @@ from .weights import adaptation, original_samples
 
 KEY = "nvfp4_studio"
 COMPILE_KEY = "torch.compile"
+UNCONDITIONAL = ("negative", "empty_negative_prompt")
+"""What guiders call the prompts whose passes are unconditional; the others are conditional."""
 STATUS_SECONDS = 0.5
 
 
@@ -103,7 +105,7 @@ class CalibrationPatch:
             return False
         if is_new:
             host.refresh_lists()
-        self._show(after_sampling(total, self._path.stem, completed=completed))
+        self._show(after_sampling(total, self._path.stem, completed=completed, compiled=session.compiled))
         if seen.nonfinite_layers():
             host.log.warning("NaN or infinite inputs, left out: %s", ", ".join(seen.nonfinite_layers()))
         return True
@@ -129,7 +131,8 @@ class Session:
         self._collector: Collector | None = None
         self._lock = threading.Lock()
         self._calls = 0
-        self._compiled: bool | None = None
+        self.compiled = False
+        """Whether the model is compiled, and therefore sampled without torch.compile meanwhile."""
         self._next_status = 0.0
 
     @contextlib.contextmanager
@@ -142,7 +145,7 @@ class Session:
         self._guider = guider
         wrappers = guider.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
         others = wrappers.get(WrappersMP.APPLY_MODEL, {})
-        self._compiled = True if COMPILE_KEY in others else None
+        self.compiled = COMPILE_KEY in others
         wrappers[WrappersMP.APPLY_MODEL] = {f"{KEY}.{id(self):x}": [self.observe], **others}
         try:
             yield
@@ -162,8 +165,8 @@ class Session:
         with self._lock:
             if self._collector is None:
                 self._collector = Collector(root, self._detail, self._samples)
-                self._compiled = self._compiled or _compiled(root)
-                if self._compiled:
+                self.compiled = self.compiled or _compiled(root)
+                if self.compiled:
                     host.log.info("Calibrating without torch.compile: compiled code does not run the hooks")
             collector = self._collector
             self._calls += 1
@@ -171,9 +174,8 @@ class Session:
         options = _transformer_options(args, kwargs)
         sigmas = options.get("sigmas")
         level = noise_level(model.model_sampling, t if sigmas is None else sigmas)
-        passes = tuple(options.get("cond_or_uncond") or (0,))
-        eager = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
-        with eager, collector.observing(level, root, passes):
+        eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
+        with eager, collector.observing(level, root, self._passes(options)):
             return executor(x, t, *args, **kwargs)
 
     def finish(self, images: int) -> Calibration | None:
@@ -184,6 +186,19 @@ class Session:
         """Whether this is the calibrated model or one of ComfyUI's copies of it on other GPUs."""
         copies = self._guider.model_options.get("multigpu_clones", {}).values()
         return any(model is patcher.model for patcher in (self._guider.model_patcher, *copies))
+
+    def _passes(self, options: dict[str, Any]) -> tuple[int, ...]:
+        """What the equal parts of the batch are: 0 conditional, 1 unconditional.
+
+        ComfyUI numbers the prompts of a call in the order in which the guider gives them, which is positive
+        first as a rule and negative first in DualCFGGuider; so the name of each part's prompt goes first.
+        """
+        numbers = options.get("cond_or_uncond") or (0,)
+        prompts = {prompt.get("uuid"): name for name, found in self._guider.conds.items() for prompt in found}
+        names = [prompts.get(uuid) for uuid in options.get("uuids") or ()]
+        if len(names) != len(numbers) or None in names:
+            return tuple(numbers)
+        return tuple(int(name in UNCONDITIONAL) for name in names)
 
     def _tell(self) -> None:
         now = time.monotonic()
@@ -244,4 +259,5 @@ def _compiled(root: torch.nn.Module) -> bool:
 
 
 def _transformer_options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    return kwargs.get("transformer_options") or next((arg for arg in args if isinstance(arg, dict)), {})
+    """The options of a model call, given by name or as its last argument; a ControlNet's output is a dict as well."""
+    return kwargs.get("transformer_options") or next((arg for arg in reversed(args) if isinstance(arg, dict)), {})

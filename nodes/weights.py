@@ -29,19 +29,32 @@ def original_samples(patcher: Any, layers: Mapping[str, torch.nn.Module]) -> dic
             weight = patcher.hook_backup[key][0]
         if key in patcher.backup:
             weight = patcher.backup[key].weight
+        smoothing = getattr(module, "pre_quant_scale", None)
+        if isinstance(weight, torch.Tensor) and smoothing is not None:
+            # The input is multiplied by it, so the weight was divided by it; the layer's own weight is their product.
+            weight = weight.data.dequantize() * smoothing.to(weight.device)
         if isinstance(weight, torch.Tensor):
             found[name] = _samples(weight, (module.out_features, module.in_features))
     return found
 
 
 def adaptation(patcher: Any) -> str:
-    """What is patched into the weights, in words: "none" or "224 weights patched (strength 0.8)"."""
+    """What is patched into the weights, in words: "none" or "224 weights patched (strength 0.8)".
+
+    A LoRA that runs beside the weights instead ("bypass") changes the inputs of later layers just as much; of
+    such an injection ComfyUI tells the name only.
+    """
+    injected = [f"{name} injected" for name, injections in sorted(patcher.injections.items()) if injections]
+    return ", ".join(filter(None, (_patched(patcher), *injected))) or NOT_ADAPTED
+
+
+def _patched(patcher: Any) -> str:
     patches = {key: found for key, found in patcher.patches.items() if _key(key).startswith(PREFIX)}
     for by_key in patcher.hook_patches.values():
         patches.update({key: found for key, found in by_key.items() if _key(key).startswith(PREFIX)})
     weights = {_key(key) for key in patches}
     if not weights:
-        return NOT_ADAPTED
+        return ""
     strengths = sorted({float(patch[0]) for found in patches.values() for patch in found})
     named = ", ".join(f"{strength:g}" for strength in strengths[:NAMED_STRENGTHS])
     more = ", …" if len(strengths) > NAMED_STRENGTHS else ""

@@ -312,6 +312,9 @@ def test_a_layer_given_nothing_measurable_is_listed(small_model: nn.Module) -> N
     made = Collector(small_model)
     with made.observing(0.5):
         small_model.unused(torch.zeros(0, 32))
+    assert made.finish().unobserved["unused"] == collector.NO_ROWS
+    with made.observing(0.5), pytest.raises(RuntimeError):
+        small_model.unused(torch.zeros(1, 32, dtype=torch.int64))
     assert made.finish().unobserved["unused"] == collector.UNMEASURABLE
 
 

@@ -98,6 +98,14 @@ def test_layers_that_are_nvfp4_already_keep_everything(prefix: str, tagged: bool
     assert _header(tmp_path / "out.safetensors")[f"{prefix}b"] == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16])
+def test_pre_quant_scale_of_another_format_is_refused_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    prefix = "model.diffusion_model.blocks.0."
+    stored = {f"{prefix}b.weight": torch.randn(32, 64).to(dtype), f"{prefix}b.pre_quant_scale": torch.ones(64)}
+    with pytest.raises(PlanError, match=r"blocks\.0\.b of .* has a pre_quant_scale, which ComfyUI"):
+        _convert(tmp_path, stored)
+
+
 def test_integer_tables_are_no_obstacle(tmp_path: Path) -> None:
     table = torch.arange(12).reshape(3, 4)
     assert torch.equal(
