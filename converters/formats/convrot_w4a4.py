@@ -13,9 +13,9 @@ that comfy-kitchen's fused kernels take. GPUs since Turing compute it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from comfy_kitchen.tensor import TensorCoreConvRotW4A4Layout
 
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .pieces import in_pieces
@@ -47,7 +47,7 @@ def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     """Rotate and round row by row, amax / 7."""
 
     def piece(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        packed, params = TensorCoreConvRotW4A4Layout.quantize(rows, convrot_groupsize=GROUP)
+        packed, params = _layout().quantize(rows, convrot_groupsize=GROUP)
         return {"weight": packed, "weight_scale": params.scale}
 
     return in_pieces(weight, encoding, piece)
@@ -59,13 +59,20 @@ def decoder(stored: Stored) -> Rows:
     group = stored.fields.get("convrot_groupsize", GROUP)
 
     def rows(first: int, last: int) -> torch.Tensor:
-        params = TensorCoreConvRotW4A4Layout.Params(
+        params = _layout().Params(
             scale=scale[first:last],
             orig_dtype=torch.float32,
             orig_shape=(last - first, stored.shape[1]),
             convrot_groupsize=group,
         )
-        values: torch.Tensor = TensorCoreConvRotW4A4Layout.dequantize(stored.rows(first, last), params)
+        values: torch.Tensor = _layout().dequantize(stored.rows(first, last), params)
         return values
 
     return rows
+
+
+def _layout() -> Any:
+    """comfy-kitchen's, imported late: that takes more than a second, which other formats do without."""
+    from comfy_kitchen.tensor import TensorCoreConvRotW4A4Layout
+
+    return TensorCoreConvRotW4A4Layout

@@ -17,9 +17,9 @@ the input, for 256 the fused way. ComfyUI measures every input anew, with one sc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from comfy_kitchen.tensor import TensorWiseINT8Layout
 
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .pieces import in_pieces
@@ -55,7 +55,7 @@ def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     group = _group(encoding.fields)
 
     def piece(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        values, params = TensorWiseINT8Layout.quantize(
+        values, params = _layout().quantize(
             rows, per_channel=True, convrot=bool(group), convrot_groupsize=group or GROUP
         )
         return {"weight": values, "weight_scale": params.scale}
@@ -69,14 +69,14 @@ def decoder(stored: Stored) -> Rows:
     group = _group(stored.fields)
 
     def rows(first: int, last: int) -> torch.Tensor:
-        params = TensorWiseINT8Layout.Params(
+        params = _layout().Params(
             scale=scale[first:last] if scale.numel() > 1 else scale,
             orig_dtype=torch.float32,
             orig_shape=(last - first, stored.shape[1]),
             convrot=bool(group),
             convrot_groupsize=group or GROUP,
         )
-        values: torch.Tensor = TensorWiseINT8Layout.dequantize(stored.rows(first, last), params)
+        values: torch.Tensor = _layout().dequantize(stored.rows(first, last), params)
         return values
 
     return rows
@@ -86,3 +86,10 @@ def _group(fields: Fields) -> int:
     """Input channels that are rotated together, 0 for none."""
     group = fields.get("convrot_groupsize", GROUP)
     return group if fields.get("convrot") and isinstance(group, int) else 0
+
+
+def _layout() -> Any:
+    """comfy-kitchen's, imported late: that takes more than a second, which other formats do without."""
+    from comfy_kitchen.tensor import TensorWiseINT8Layout
+
+    return TensorWiseINT8Layout

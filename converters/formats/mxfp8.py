@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import comfy_kitchen
 import torch
-from comfy_kitchen.float_utils import from_blocked, roundup
 
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .pieces import in_pieces
+from .tiles import roundup, untiled
 from .weight import Weight, upcast
 
 NAME = "mxfp8"
@@ -46,6 +45,7 @@ def declare(shape: tuple[int, int], fields: Fields) -> Declared:
 
 def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     """Quantize pieces of whole tiles of scales."""
+    import comfy_kitchen  # takes more than a second, which other formats do without
 
     def piece(rows: torch.Tensor) -> dict[str, torch.Tensor]:
         values, scales = comfy_kitchen.quantize_mxfp8(rows)
@@ -58,7 +58,7 @@ def decoder(stored: Stored) -> Rows:
     """Rows times the powers of two of their blocks, exact in float32."""
     blocked = stored.tensor("weight_scale")
     assert blocked is not None
-    exponents = from_blocked(blocked.view(torch.uint8), stored.shape[0], stored.shape[1] // BLOCK)
+    exponents = untiled(blocked.view(torch.uint8), stored.shape[0], stored.shape[1] // BLOCK)
 
     def rows(first: int, last: int) -> torch.Tensor:
         values = upcast(stored.rows(first, last), None, stored.name)

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import torch
-from comfy_kitchen.float_utils import from_blocked, roundup, to_blocked
 
 from ..rounding import Informed, candidates, fp8_tables
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .staging import through
+from .tiles import roundup, tiled, untiled
 from .weight import Weight, finite, upcast
 
 NAME = "nvfp4"
@@ -31,8 +31,8 @@ POLICIES: Mapping[str, Fields] = {NAME: {}}
 INPUT_SCALE = InputScale.OPTIONAL
 SCALES: tuple[str, ...] = ("weight_scale", "weight_scale_2")
 PAD = 16
-WEIGHTS_AT_ONCE = 1 << 18
-"""Weights rounded at once: about ten temporaries of 1 MiB, which stay in a CPU's cache."""
+WEIGHTS_AT_ONCE = 1 << 19
+"""Weights rounded at once: half a dozen temporaries of 2 MiB, between a CPU's cache and the cost of calls."""
 LOOKED_UP_AT_ONCE = 1 << 20
 """Weights looked up at once: fewer, smaller temporaries, so that calls into torch weigh more than the cache."""
 CUDA_WEIGHTS_AT_ONCE = 1 << 25
@@ -141,7 +141,7 @@ def _encode(
         first = last
     return {
         "weight": packed,
-        "weight_scale": to_blocked(scales, flatten=False).view(torch.float8_e4m3fn).contiguous(),
+        "weight_scale": tiled(scales).view(torch.float8_e4m3fn),
         "weight_scale_2": tensor_scale.cpu().reshape(()),
     }
 
@@ -149,8 +149,7 @@ def _encode(
 def unblocked_scales(weight_scale: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Block scales float8_e4m3fn [N', K'/16] in plain row order."""
     rows, columns = padded(shape)
-    plain: torch.Tensor = from_blocked(weight_scale.view(torch.uint8), rows, columns // BLOCK)
-    return plain.view(torch.float8_e4m3fn)
+    return untiled(weight_scale.view(torch.uint8), rows, columns // BLOCK).view(torch.float8_e4m3fn)
 
 
 @functools.cache

@@ -16,9 +16,9 @@ written. ComfyUI measures every input anew, in INT8 with one scale for each of i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from comfy_kitchen.tensor import AsymW4A8Int8Layout
 
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .pieces import in_pieces
@@ -59,7 +59,7 @@ def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     table = _table(weight, encoding)
 
     def piece(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        packed, params = AsymW4A8Int8Layout.quantize(rows, BLOCK, GROUP, codebook_tensor=table)
+        packed, params = _layout().quantize(rows, BLOCK, GROUP, codebook_tensor=table)
         return {"weight": packed, "weight_s_rel": params.scale, "weight_s_channel": params.s_channel}
 
     return {**in_pieces(weight, encoding, piece), "weight_codebook": table.cpu()}
@@ -75,7 +75,7 @@ def _table(weight: Weight, encoding: Encoding) -> torch.Tensor:
         sample = torch.cat([weight.rows(row, row + 1) for row in spread])
     sample = sample.to(encoding.device).float()
     finite(sample.abs().amax(), weight.name)
-    _, params = AsymW4A8Int8Layout.quantize(sample, BLOCK, GROUP)
+    _, params = _layout().quantize(sample, BLOCK, GROUP)
     table: torch.Tensor = params.codebook
     return table
 
@@ -86,7 +86,7 @@ def decoder(stored: Stored) -> Rows:
     table = stored.tensor("weight_codebook")
 
     def rows(first: int, last: int) -> torch.Tensor:
-        params = AsymW4A8Int8Layout.Params(
+        params = _layout().Params(
             scale=relative[first:last],
             s_channel=channel[first:last],
             codebook=table,
@@ -95,7 +95,14 @@ def decoder(stored: Stored) -> Rows:
             group_size=stored.fields.get("group_size", BLOCK),
             convrot_groupsize=stored.fields.get("convrot_groupsize", GROUP),
         )
-        values: torch.Tensor = AsymW4A8Int8Layout.dequantize(stored.rows(first, last), params)
+        values: torch.Tensor = _layout().dequantize(stored.rows(first, last), params)
         return values
 
     return rows
+
+
+def _layout() -> Any:
+    """comfy-kitchen's, imported late: that takes more than a second, which other formats do without."""
+    from comfy_kitchen.tensor import AsymW4A8Int8Layout
+
+    return AsymW4A8Int8Layout

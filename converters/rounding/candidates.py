@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .e2m1 import BLOCK, E2M1_MAX, E4M3_MAX, decode, encode
+from .e2m1 import BLOCK, E2M1_MAX, E4M3_MAX, encode, round_magnitudes
+from .scratch import scratch
 
 LARGEST_CODE = 126
 """E4M3's code of 448; 127 is NaN."""
@@ -59,68 +60,59 @@ def round_rows(
         Packed E2M1 codes uint8 [R, K/16, 8], the even column in the high nibble, and block scales
         float8_e4m3fn [R, K/16].
     """
-    blocks = rows.reshape(rows.shape[0], -1, BLOCK)
-    amax = blocks.abs().amax(dim=-1).float()
-    blocks = blocks.float()
-    codes, scale, total = quantize(blocks, amax, tensor_scale, candidates[0])
+    # The sixteen weights of a block lie one below the other: what is done block by block runs along memory.
+    stored = rows.reshape(rows.shape[0], -1, BLOCK).permute(2, 0, 1)
+    blocks = scratch("blocks", stored.shape, torch.float32, stored.device).copy_(stored)
+    magnitudes = torch.abs(blocks, out=scratch("magnitudes", blocks.shape, torch.float32, blocks.device))
+    amax = magnitudes.amax(dim=0)
+    scale, total = scales(amax, tensor_scale, candidates[0])
     if len(candidates) > 1:
-        first = squared_error(blocks, codes, total)
+        first = squared_error(magnitudes, total, "first")
         least = torch.zeros_like(amax)
     for candidate in candidates[1:]:
-        other_codes, other_scale, other_total = quantize(blocks, amax, tensor_scale, candidate)
-        gain = squared_error(blocks, other_codes, other_total).sub_(first)
+        other_scale, other_total = scales(amax, tensor_scale, candidate)
+        gain = squared_error(magnitudes, other_total, "other").sub_(first)
         if channel_weight is not None:
-            gain *= channel_weight.reshape(-1, BLOCK)
-        pairs = gain.reshape(*amax.shape, BLOCK // 2, 2)
-        gain = sum_of_pairs((pairs[..., 0] + pairs[..., 1]).movedim(-1, 0))
-        better = gain < least
-        least = torch.minimum(least, gain)
-        codes = torch.where(better.unsqueeze(-1), other_codes, codes)
+            gain *= channel_weight.reshape(-1, BLOCK).T.unsqueeze(1)
+        sums = sum_of_pairs(gain[0::2].add_(gain[1::2]))
+        better = sums < least
+        least = torch.minimum(least, sums)
         # torch.where has no float8 kernel on every device; the bytes are what is chosen.
-        chosen = torch.where(better, other_scale.view(torch.uint8), scale.view(torch.uint8))
-        scale = chosen.view(torch.float8_e4m3fn)
-    return pack(codes), scale
+        scale = torch.where(better, other_scale.view(torch.uint8), scale.view(torch.uint8)).view(torch.float8_e4m3fn)
+        total = torch.where(better, other_total, total)
+    codes = codes_of(blocks, total)
+    return (codes[0::2] << 4).bitwise_or_(codes[1::2]).permute(1, 2, 0), scale
 
 
-def pack(codes: torch.Tensor) -> torch.Tensor:
-    """Two codes a byte, the first in the high nibble: uint8 [..., K] to uint8 [..., K/2]."""
-    # A pair of neighbouring codes read as one little-endian int16: the first in the low byte.
-    pairs = codes.view(torch.int16)
-    return ((pairs << 4) | (pairs >> 8)).to(torch.uint8)
-
-
-def quantize(
-    blocks: torch.Tensor, amax: torch.Tensor, tensor_scale: torch.Tensor, candidate: Candidate
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Quantize blocks with one candidate's scales.
+def scales(amax: torch.Tensor, tensor_scale: torch.Tensor, candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor]:
+    """Block scales float8_e4m3fn and what codes are multiplied by in all, float32, both of amax's shape.
 
     The order of operations is that of comfy-kitchen's kernels, so that target 6 gives their bytes:
     ``block_scale = e4m3(min(amax / target / tensor_scale, 448))``, then ``x / (tensor_scale · block_scale)``.
-
-    Args:
-        blocks: float32 [R, B, 16].
-        amax: float32 [R, B].
-        tensor_scale: float32 scalar.
-        candidate: which scale.
-
-    Returns:
-        codes uint8 [R, B, 16], block scales float8_e4m3fn [R, B], total scales float32 [R, B].
     """
     scale = candidate.scale(amax, tensor_scale)
-    total = tensor_scale * scale.float()
+    return scale, tensor_scale * scale.float()
+
+
+def codes_of(blocks: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """E2M1 codes uint8 [16, ...] of float32 weights [16, ...] with total scales [...]; 0 where the scale is 0."""
     zero = total == 0
-    codes = encode((blocks / total.masked_fill(zero, 1.0).unsqueeze(-1)).clamp_(-E2M1_MAX, E2M1_MAX))
-    return codes.masked_fill_(zero.unsqueeze(-1), 0), scale, total
+    codes = encode(_divided(blocks, total, "codes").clamp_(-E2M1_MAX, E2M1_MAX))
+    return codes.masked_fill_(zero, 0) if bool(zero.any()) else codes
 
 
-def squared_error(blocks: torch.Tensor, codes: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Squared difference of every weight, float32 [R, B, 16]."""
-    return decode(codes).mul_(total.unsqueeze(-1)).sub_(blocks).square_()
+def squared_error(magnitudes: torch.Tensor, total: torch.Tensor, name: str) -> torch.Tensor:
+    """Squared difference that rounding with these total scales makes, float32 [16, ...]; signs do not matter.
+
+    The result is scratch memory of this name.
+    """
+    rounded = round_magnitudes(_divided(magnitudes, total, name).clamp_(max=E2M1_MAX))
+    return rounded.mul_(total).sub_(magnitudes).square_()
 
 
-def pair_sums(values: torch.Tensor) -> torch.Tensor:
-    """Sums of every two of V values: float32 [R, V] to [R, V, V]."""
-    return values.unsqueeze(1) + values.unsqueeze(2)
+def _divided(blocks: torch.Tensor, total: torch.Tensor, name: str) -> torch.Tensor:
+    divisor = total.masked_fill(total == 0, 1.0)
+    return torch.div(blocks, divisor, out=scratch(name, blocks.shape, torch.float32, blocks.device))
 
 
 def sum_of_pairs(pairs: torch.Tensor) -> torch.Tensor:

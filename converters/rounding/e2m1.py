@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .scratch import scratch
+
 BLOCK = 16
 """Neighbouring weights along the input channels that share one block scale."""
 E2M1_MAX = 6.0
@@ -11,25 +13,46 @@ E4M3_MAX = 448.0
 VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
+_EXPONENT = 0x7F800000
+_ONE_IN_THE_LAST_PLACE = 22 << 23
+
+
+def _anchor(magnitude: torch.Tensor) -> torch.Tensor:
+    """2^(22 + E) with E = floor(log2(max(m, 1))), as float32, in scratch memory.
+
+    Its last place is worth 2^(E − 1), which is E2M1's step around m (0.5 below 2, 1 below 4, 2 above). So
+    adding it rounds m to the grid, ties to even as the hardware does, and leaves the number of steps in
+    the last bits.
+    """
+    anchor = scratch("anchor", magnitude.shape, torch.float32, magnitude.device)
+    bits = torch.clamp(magnitude, min=1.0, out=anchor).view(torch.int32)
+    bits.bitwise_and_(_EXPONENT).add_(_ONE_IN_THE_LAST_PLACE)
+    return anchor
+
+
+def round_magnitudes(magnitudes: torch.Tensor) -> torch.Tensor:
+    """Round float32 magnitudes of at most 6 to the nearest of the grid, ties to the even code, in place."""
+    anchor = _anchor(magnitudes)
+    return magnitudes.add_(anchor).sub_(anchor)
+
+
 def encode(values: torch.Tensor) -> torch.Tensor:
     """Round float32 values to the nearest E2M1 code, ties to the even code.
 
-    The grid has three steps: 0.5 up to 2, 1 up to 4, 2 up to 6. Rounding to each of the three uniform
-    grids gives a candidate code, exact in its own range and too large outside, so the smallest is the
-    code. Hardware rounding to even makes the ties right, because a grid point's parity is its code's.
-
     Args:
-        values: float32, any shape, within ±6.
+        values: float32, any shape, within ±6; overwritten.
 
     Returns:
         uint8 codes of the same shape, 0 to 15, sign in bit 3 (also for a negative zero).
     """
-    magnitude = values.abs()
-    codes = (magnitude * 2).round_()
-    codes = torch.minimum(codes, magnitude.round().add_(2))
-    codes = torch.minimum(codes, magnitude.mul_(0.5).round_().add_(4))
-    sign = (values.view(torch.int32) >> 28) & 8
-    return codes.to(torch.uint8) | sign.to(torch.uint8)
+    sign = scratch("sign", values.shape, torch.int32, values.device)
+    torch.bitwise_right_shift(values.view(torch.int32), 28, out=sign).bitwise_and_(8)
+    anchor = _anchor(values.abs_())
+    # m is k steps of 2^(E − 1), and its code k + 2 E: a grid point's parity is its code's.
+    codes = values.add_(anchor).view(torch.int32).bitwise_and_(7)
+    codes += anchor.view(torch.int32).sub_(127 + 22 << 23).bitwise_right_shift_(22)
+    codes |= sign
+    return codes.to(torch.uint8)
 
 
 def decode(codes: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,13 @@ more than twenty times as fast.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import torch
 
-from .candidates import Candidate, pair_sums, quantize, squared_error, sum_of_pairs
+from .candidates import Candidate, codes_of, scales, squared_error, sum_of_pairs
 from .e2m1 import BLOCK
+from .scratch import scratch
 
 MAGNITUDES = 128
 VALUES = 256
@@ -55,8 +55,8 @@ class Tables:
             values=values.nan_to_num(0.0, 0.0, 0.0),
             tensor_scale=tensor_scale,
             candidates=candidates,
-            packed=_scratch("packed", (count, MAGNITUDES, PAIRS), torch.uint8, device),
-            gain=_scratch("gain", (count - 1, MAGNITUDES, PAIRS), torch.float32, device),
+            packed=scratch("packed", (count, MAGNITUDES, PAIRS), torch.uint8, device),
+            gain=scratch("gain", (count - 1, MAGNITUDES, PAIRS), torch.float32, device),
             scales=torch.zeros(count, MAGNITUDES, dtype=torch.uint8, device=device),
             known=torch.zeros(MAGNITUDES, dtype=torch.bool),
         )
@@ -66,13 +66,19 @@ class Tables:
         return tables
 
     def round_rows(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Packed codes uint8 [R, K/16, 8] and block scales float8_e4m3fn [R, K/16] of FP8 bytes uint8 [R, K]."""
+        """Packed codes uint8 [R, K/16, 8] and block scales float8_e4m3fn [R, K/16] of FP8 bytes uint8 [R, K].
+
+        The codes are scratch memory of this thread.
+        """
         rows = stored.shape[0]
         # The eight pairs of a block lie one below the other: what is done block by block runs along memory.
         pairs = stored.view(torch.uint16).reshape(rows, -1, BLOCK // 2).permute(2, 0, 1)
-        index = pairs.to(torch.int32, memory_format=torch.contiguous_format)
-        magnitudes = index & MAGNITUDE_BITS
-        largest = torch.maximum(magnitudes.amax(dim=0) >> 8, (magnitudes & 127).amax(dim=0))
+        device = stored.device
+        index = scratch("index", pairs.shape, torch.int32, device).copy_(pairs)
+        magnitudes = scratch("pairs", pairs.shape, torch.int32, device)
+        largest = torch.bitwise_and(index, 127, out=magnitudes).amax(dim=0)
+        torch.bitwise_and(index, MAGNITUDE_BITS, out=magnitudes)
+        largest = torch.maximum(largest, magnitudes.amax(dim=0) >> 8)
         if not self.values.is_cuda:
             self._learn(largest)
         if len(self.candidates) > 1:
@@ -80,7 +86,8 @@ class Tables:
             choice = self._choose(magnitudes.add_(largest * PAIRS), largest)
             largest += choice * MAGNITUDES
         index += largest * PAIRS
-        packed = torch.index_select(self.packed.reshape(-1), 0, index.reshape(-1)).reshape(index.shape)
+        packed = scratch("found", index.shape, torch.uint8, device)
+        torch.index_select(self.packed.reshape(-1), 0, index.reshape(-1), out=packed.view(-1))
         scales = torch.index_select(self.scales.reshape(-1), 0, largest.reshape(-1)).reshape(largest.shape)
         return packed.permute(1, 2, 0), scales.view(torch.float8_e4m3fn)
 
@@ -89,8 +96,10 @@ class Tables:
         flat = index.reshape(-1)
         choice = torch.zeros_like(largest)
         least = torch.zeros(largest.shape, dtype=torch.float32, device=largest.device)
+        found = scratch("gains", index.shape, torch.float32, index.device)
         for number, gain in enumerate(self.gain, 1):
-            total = sum_of_pairs(torch.index_select(gain.reshape(-1), 0, flat).reshape(index.shape))
+            torch.index_select(gain.reshape(-1), 0, flat, out=found.view(-1))
+            total = sum_of_pairs(found)
             choice = torch.maximum(choice, (total < least).int() * number)
             least = torch.minimum(least, total)
         return choice
@@ -101,30 +110,18 @@ class Tables:
         new = (present & ~self.known).nonzero().reshape(-1).to(self.values.device)
         if not len(new):
             return
-        blocks = self.values.reshape(1, -1, BLOCK).expand(len(new), -1, -1)
-        amax = self.values[new].abs().unsqueeze(1).expand(-1, blocks.shape[1]).contiguous()
+        values = self.values.unsqueeze(1).expand(-1, len(new)).contiguous()
         first: torch.Tensor | None = None
         for number, candidate in enumerate(self.candidates):
-            codes, scale, total = quantize(blocks, amax, self.tensor_scale, candidate)
-            flat = codes.reshape(len(new), VALUES)
+            scale, total = scales(self.values[new].abs(), self.tensor_scale, candidate)
+            codes = codes_of(values, total).T.contiguous()
             # The pair's first byte is the low one of the index and the high nibble of the result.
-            self.packed[number, new] = ((flat << 4).unsqueeze(1) | flat.unsqueeze(2)).flatten(1)
-            self.scales[number, new] = scale[:, 0].contiguous().view(torch.uint8)
-            error = squared_error(blocks, codes, total).reshape(len(new), VALUES)
+            self.packed[number, new] = ((codes << 4).unsqueeze(1) | codes.unsqueeze(2)).flatten(1)
+            self.scales[number, new] = scale.view(torch.uint8)
+            error = squared_error(values.abs(), total, "error").T.contiguous()
             if first is None:
                 first = error
             else:
-                self.gain[number - 1, new] = pair_sums(error - first).flatten(1)
+                gain = error - first
+                self.gain[number - 1, new] = (gain.unsqueeze(1) + gain.unsqueeze(2)).flatten(1)
         self.known |= present
-
-
-_own = threading.local()
-
-
-def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Memory that this thread uses again for its next tensor; getting it anew took a fifth of the time."""
-    found: torch.Tensor | None = getattr(_own, name, None)
-    if found is None or found.shape != shape or found.device != device:
-        found = torch.empty(shape, dtype=dtype, device=device)
-        setattr(_own, name, found)
-    return found

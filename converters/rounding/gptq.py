@@ -23,8 +23,8 @@ import torch
 
 from ...calibration import LayerStatistics
 from . import four_over_six
-from .candidates import Candidate, neighbour, pack
-from .e2m1 import BLOCK, E2M1_MAX, decode, encode
+from .candidates import Candidate, neighbour
+from .e2m1 import BLOCK, E2M1_MAX, encode, round_magnitudes
 
 HELP = "each weight's error is made good by the next ones, as a layer's inputs demand; needs detail curvature"
 NEEDS = "curvature"
@@ -109,7 +109,8 @@ def round_rows(rows: torch.Tensor, tensor_scale: torch.Tensor, hessian: Hessian)
     total = _total(scales, tensor_scale)
     codes = encode((values / total.repeat_interleave(BLOCK, dim=-1)).clamp_(-E2M1_MAX, E2M1_MAX))
     codes = torch.where((scales.view(torch.uint8) == 0).repeat_interleave(BLOCK, dim=-1), 0, codes)
-    packed = pack(codes.movedim(0, 1).reshape(count, -1)[:, :columns].contiguous())
+    plain_codes = codes.movedim(0, 1).reshape(count, -1)[:, :columns]
+    packed = (plain_codes[:, 0::2] << 4) | plain_codes[:, 1::2]
     plain = scales.view(torch.uint8).movedim(0, 1).reshape(count, -1)[:, : columns // BLOCK]
     return packed.reshape(count, columns // BLOCK, BLOCK // 2), plain.contiguous().view(torch.float8_e4m3fn)
 
@@ -208,4 +209,4 @@ def _total(scale: torch.Tensor, tensor_scale: torch.Tensor) -> torch.Tensor:
 
 def _on_grid(values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
     """The nearest values of the E2M1 grid times ``total``."""
-    return decode(encode((values / total).clamp_(-E2M1_MAX, E2M1_MAX))) * total
+    return round_magnitudes((values / total).abs_().clamp_(max=E2M1_MAX)).copysign_(values).mul_(total)
