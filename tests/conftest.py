@@ -191,9 +191,10 @@ def server_models(run_in_comfy: Callable[..., dict[str, Any]], tmp_path_factory:
 
 @pytest.fixture(scope="session")
 def start_server(comfyui: Any, server_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function that starts a server on a base folder of its own, with settings for the frontend."""
+    """A function that starts a server with settings for the frontend, on a base folder of its own or once more on
+    that of an earlier one."""
 
-    def start(*flags: str, settings: dict[str, Any] | None = None) -> Server:
+    def new_base(settings: dict[str, Any] | None) -> Path:
         base = tmp_path_factory.mktemp("server")
         (base / "custom_nodes").mkdir()
         os.symlink(PACK, base / "custom_nodes" / PACK_NAME, target_is_directory=True)
@@ -207,6 +208,10 @@ def start_server(comfyui: Any, server_models: Path, tmp_path_factory: pytest.Tem
             (base / "models" / folder.name).mkdir()
             for file in folder.iterdir():
                 os.link(file, base / "models" / folder.name / file.name)
+        return base
+
+    def start(*flags: str, settings: dict[str, Any] | None = None, base: Path | None = None) -> Server:
+        base = base or new_base(settings)
         port = _free_port()
         log = base / "server.log"
         command = [str(comfyui.python), "main.py", "--cpu", "--base-directory", str(base), "--disable-api-nodes"]
