@@ -73,6 +73,8 @@ class Collector:
     ) -> Iterator[None]:
         """Observe one evaluation of the model: hooks are added now and removed on leaving, come what may.
 
+        An evaluation in which no layer ran, as of a step that a cache node skips, is not counted.
+
         noise_level: 0 (clean) .. 1 (full noise), a number or a tensor of any shape on any device, of which
         the largest value counts; it is never read back. Levels outside are clamped, NaN counts as 0.
         root: the module tree that really runs, when it is a copy of the collector's on another device. Its
@@ -94,9 +96,6 @@ class Collector:
                     # Last in line: earlier hooks may still replace the input that the layer will get.
                     hook = self._hook(name, thread, evaluation)
                     installed.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-                with self._lock:
-                    self._steps += 1
-                    self._count_step(evaluation)
                 yield
         finally:
             with self._lock:
@@ -177,6 +176,7 @@ class Collector:
         def before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
             if threading.get_ident() != thread:
                 return
+            evaluation.ran = True
             values = args[0] if args else (kwargs or {}).get("input")
             if isinstance(values, torch.Tensor):
                 self._observe(name, values, evaluation)
@@ -200,6 +200,10 @@ class Collector:
     def _close(self, evaluation: _Evaluation) -> None:
         for seen in evaluation.shared.rest():
             self._add(seen, evaluation)
+        if evaluation.ran:
+            with self._lock:
+                self._steps += 1
+                self._count_step(evaluation)
 
     def _add(self, seen: Observation, evaluation: _Evaluation) -> None:
         device = seen.device
@@ -221,6 +225,7 @@ class _Evaluation:
 
     def __init__(self, noise_level: float | torch.Tensor, passes: Sequence[int], turn: int) -> None:
         self.shared = SharedInputs()
+        self.ran = False
         self.turn = turn
         self.passes = tuple(min(1, max(0, number)) for number in passes) or (0,)
         level = torch.as_tensor(noise_level).detach()

@@ -27,6 +27,7 @@ SITUATIONS = (
     "tiles",
     "compiled",
     "blocks compiled",
+    "EasyCache",
     "two halves",
     "SamplerCustomAdvanced",
     "first model alone",
@@ -130,6 +131,12 @@ def test_a_compiled_model_runs_eagerly_and_says_so(situations: dict[str, Any]) -
     for name in ("compiled", "blocks compiled"):
         assert situations[name]["texts"][-1].endswith(COMPILED)
     assert COMPILED not in situations["after the LoRAs"]["texts"][-1]
+
+
+def test_steps_without_a_layer_do_not_count_as_seen(situations: dict[str, Any]) -> None:
+    found = situations["EasyCache"]
+    assert 0 < found["counts"][2] == found["calls"] < situations["both passes in one call"]["counts"][2]
+    assert found["schedule"] == [found["calls"]] * 2
 
 
 def test_several_samplers_are_several_samplings_of_one_schedule(situations: dict[str, Any]) -> None:

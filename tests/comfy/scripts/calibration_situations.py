@@ -18,6 +18,7 @@ import nodes
 import torch
 from comfy_extras.nodes_custom_sampler import DualCFGGuider, DualModelGuider, SamplerCustomAdvanced
 from comfy_extras.nodes_custom_sampler import BasicGuider, Noise_RandomNoise
+from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from small_models import conditioning, write_flux
 from watching import WORK, Sampling, calibrated, compare, path_of
@@ -175,6 +176,13 @@ def compiled(model: Any, result: Result) -> None:
     comfy.model_management.unload_all_models()
 
 
+def skipped_steps(model: Any, result: Result) -> None:
+    """EasyCache answers some steps without running the model's layers."""
+    cached = EasyCacheNode.execute(model, 10.0, 0.1, 0.95, False)[0]
+    result["EasyCache"] = compare("easy-cache", cached, sampling())
+    result["EasyCache"]["calls"] = load(path_of("easy-cache")).layers["img_in"].calls
+
+
 def samplers(model: Any, result: Result) -> None:
     """KSampler (Advanced) in two halves, and SamplerCustomAdvanced after them."""
 
@@ -260,7 +268,7 @@ def main() -> None:
     write_flux(str(WORK / "flux.safetensors"))
     flux = comfy.sd.load_diffusion_model(str(WORK / "flux.safetensors"))
     result: Result = {}
-    for situation in (loras, offloaded, guidance, regions, tiles, compiled, samplers, two_models):
+    for situation in (loras, offloaded, guidance, regions, tiles, compiled, skipped_steps, samplers, two_models):
         situation(flux, result)
     unet_patches(result)
     answer(**result)
