@@ -1,4 +1,4 @@
-"""The demo model's FP8 checkpoint: scaled FP8 in the form that ComfyUI reads today.
+"""The demo models' FP8 checkpoints: scaled FP8 in the form that ComfyUI reads today.
 
 Every block Linear is stored as ``weight`` float8_e4m3fn [N, K] with a float32 scalar ``weight_scale``; a uint8
 tensor ``comfy_quant`` and the header's ``_quantization_metadata`` say so in the same words. Everything else
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FP8_MAX = 448.0
-BLOCKS = ("double_blocks.", "single_blocks.")
+BLOCKS = ("double_blocks.", "single_blocks.", "joint_blocks.")
 LAYER = {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}
 
 

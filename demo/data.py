@@ -15,9 +15,9 @@ PICTURE = 32
 FOLD = 4
 LATENT = PICTURE // FOLD
 
-# ComfyUI stores a Flux latent as ``model / SCALE + SHIFT`` (comfy.latent_formats.Flux, the VAE's statistics).
-COMFY_SCALE = 0.3611
-COMFY_SHIFT = 0.1159
+# ComfyUI stores a latent as ``model / scale + shift`` (comfy.latent_formats, the VAE's statistics).
+COMFY_SCALE, COMFY_SHIFT = 0.3611, 0.1159
+SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609
 
 
 def fold(pictures: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ def unfold(latents: Tensor) -> Tensor:
     return ((F.pixel_shuffle(latents.float(), FOLD)[:, 0] + 1.0) / 2.0).clamp(0.0, 1.0)
 
 
-def from_comfy(samples: Tensor) -> Tensor:
-    """``samples`` of a ComfyUI LATENT of this model -> latents for :func:`unfold`."""
-    return (samples - COMFY_SHIFT) * COMFY_SCALE
+def from_comfy(samples: Tensor, scale: float = COMFY_SCALE, shift: float = COMFY_SHIFT) -> Tensor:
+    """``samples`` of a ComfyUI LATENT, by default of the Flux layout -> latents for :func:`unfold`."""
+    return (samples - shift) * scale
 
 
 def load_digits() -> tuple[Tensor, Tensor]:

@@ -172,6 +172,9 @@ class FinalLayer(nn.Module):
 class FluxTransformer(nn.Module):
     """The whole model. ``linear(in, out)`` makes every Linear, so a loader can bring its quantized class."""
 
+    shift = 1.0
+    """ComfyUI samples Flux schnell with this shift of the noise levels, see ``sampling.schedule``."""
+
     def __init__(self, config: FluxConfig, linear: LinearFactory = nn.Linear) -> None:
         super().__init__()
         self.config = config

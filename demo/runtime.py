@@ -27,6 +27,7 @@ from comfy_kitchen.tensor import TensorCoreNVFP4Layout
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from .mmdit import MMDiT, MMDiTConfig
 from .model import FluxConfig, FluxTransformer
 
 FP8_FORMATS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
@@ -112,11 +113,19 @@ def layer_metadata(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
     return layers
 
 
-def load_model(path: Path | str, quantize_activations: bool = True) -> FluxTransformer:
-    """Load a checkpoint of the demo model, prefixed or bare, ready for inference on CPU in float32.
+def empty_model(tensors: Mapping[str, Tensor]) -> FluxTransformer | MMDiT:
+    """The model that these tensors, by names without prefix, belong to, with this runtime's Linear layers."""
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if any(name.startswith("joint_blocks.") for name in shapes):
+        return MMDiT(MMDiTConfig.from_shapes(shapes), linear=Linear)
+    return FluxTransformer(FluxConfig.from_shapes(shapes), linear=Linear)
+
+
+def load_model(path: Path | str, quantize_activations: bool = True) -> FluxTransformer | MMDiT:
+    """Load a checkpoint of a demo model, prefixed or bare, ready for inference on CPU in float32.
 
     Raises:
-        ValueError: not a Flux.1 layout, an incomplete layer, or tensors that belong to no layer.
+        ValueError: neither a Flux.1 nor an SD3 layout, an incomplete layer, or tensors that belong to no layer.
     """
     with safe_open(str(path), framework="pt") as file:
         header = file.metadata() or {}
@@ -126,7 +135,7 @@ def load_model(path: Path | str, quantize_activations: bool = True) -> FluxTrans
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     layers = {name.removeprefix(prefix): layer for name, layer in layers.items()}
 
-    model = FluxTransformer(FluxConfig.from_shapes({n: t.shape for n, t in tensors.items()}), linear=Linear)
+    model = empty_model(tensors)
     used = {name for name in tensors if name.endswith(".comfy_quant")}
     for name, module in model.named_modules():
         if isinstance(module, Linear):

@@ -1,17 +1,17 @@
-"""Sample pictures from the demo model: Euler steps along the flow, without guidance.
+"""Sample pictures from a demo model: Euler steps along the flow, without guidance.
 
-The schedule is ComfyUI's ``simple`` scheduler for Flux schnell (shift 1.0), which for N steps is the
-straight line 1, (N-1)/N, ..., 0 (there rounded to thousandths); with the ``euler`` sampler and cfg 1 both walk
-the same path.
+The schedule is that of ComfyUI's ``simple`` scheduler (there rounded to thousandths); with the ``euler`` sampler
+and cfg 1 both walk the same path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .conditioning import class_conditioning
 from .data import LATENT
@@ -21,11 +21,16 @@ STEPS = 20
 """Twenty steps of a straight schedule put at least one evaluation into each sixteenth of the noise range."""
 
 
-def schedule(steps: int) -> Tensor:
-    """Noise levels float32 [steps + 1] from 1 down to 0."""
+def schedule(steps: int, shift: float = 1.0) -> Tensor:
+    """Noise levels float32 [steps + 1] from 1 down to 0: the straight line t, or ``s t / (1 + (s - 1) t)``.
+
+    A ``shift`` s above 1 spends more steps where there is much noise (Esser et al. 2024, "Scaling Rectified Flow
+    Transformers", section 5.3.2).
+    """
     if steps < 1:
         raise ValueError(f"sampling needs at least one step, got {steps}")
-    return torch.linspace(1.0, 0.0, steps + 1)
+    line = torch.linspace(1.0, 0.0, steps + 1)
+    return shift * line / (1.0 + (shift - 1.0) * line)
 
 
 def start_noise(seeds: Sequence[int], size: int = LATENT) -> Tensor:
@@ -35,8 +40,16 @@ def start_noise(seeds: Sequence[int], size: int = LATENT) -> Tensor:
     )
 
 
+class Velocity(Protocol):
+    """A demo model: its velocity at (x, sigma, context, pooled), and the shift of its schedule."""
+
+    shift: float
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, pooled: Tensor, /) -> Tensor: ...
+
+
 def sample(
-    model: nn.Module,
+    model: Velocity,
     labels: Sequence[int],
     seeds: Sequence[int],
     steps: int = STEPS,
@@ -53,7 +66,7 @@ def sample(
     if len(labels) != len(seeds):
         raise ValueError(f"one seed per label: got {len(labels)} labels and {len(seeds)} seeds")
     context, pooled = class_conditioning(labels)
-    sigmas = schedule(steps)
+    sigmas = schedule(steps, model.shift)
     x = start_noise(seeds)
     with torch.inference_mode():
         for step in range(steps):

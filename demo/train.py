@@ -1,4 +1,4 @@
-"""Train the demo model on CPU and write its FP8 checkpoint: ``python -m nvfp4_studio.demo.train``.
+"""Train a demo model on CPU and write its FP8 checkpoint: ``python -m nvfp4_studio.demo.train [--layout sd3]``.
 
 Rectified flow as ComfyUI samples Flux schnell: ``x = (1 - sigma) * picture + sigma * noise``, the network
 predicts the velocity ``noise - picture`` and is told sigma itself (times 1000 inside the embedding). Only this
@@ -21,9 +21,15 @@ from torch import Tensor, nn
 from .checkpoint import save_fp8
 from .conditioning import class_conditioning
 from .data import fold, load_digits
+from .mmdit import MMDiT, MMDiTConfig
 from .model import FluxConfig, FluxTransformer
 
-CHECKPOINT = Path(__file__).with_name("assets") / "digits-flux-fp8.safetensors"
+HERE = Path(__file__).parent
+CHECKPOINTS = {
+    "flux": HERE / "assets" / "digits-flux-fp8.safetensors",
+    "sd3": HERE.parent / "benchmarks" / "models" / "digits-sd3-fp8.safetensors",
+}
+TITLES = {"flux": "Flux.1", "sd3": "SD3.5"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,12 @@ class Settings:
     autocast: bool = True
 
 
-def initialise(model: FluxTransformer) -> None:
+def build(layout: str) -> FluxTransformer | MMDiT:
+    """An untrained model of one of ``CHECKPOINTS``'s layouts."""
+    return MMDiT(MMDiTConfig()) if layout == "sd3" else FluxTransformer(FluxConfig())
+
+
+def initialise(model: nn.Module) -> None:
     """Residual branches start closed: gates, shifts and the last matrix are zero (adaLN-zero, Peebles & Xie 2023)."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -70,7 +81,7 @@ def learning_rate(step: int, settings: Settings) -> float:
     return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def train(settings: Settings, config: FluxConfig | None = None) -> tuple[FluxTransformer, float]:
+def train(settings: Settings, layout: str = "flux") -> tuple[FluxTransformer | MMDiT, float]:
     """Train from scratch. Returns the averaged model and its last smoothed loss.
 
     The same settings, torch version and CPU give the same weights: every random number comes from one
@@ -79,7 +90,7 @@ def train(settings: Settings, config: FluxConfig | None = None) -> tuple[FluxTra
     torch.manual_seed(settings.seed)
     pictures, labels = load_digits()
     latents = fold(pictures)
-    model = FluxTransformer(config or FluxConfig())
+    model = build(layout)
     initialise(model)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(
@@ -112,25 +123,27 @@ def train(settings: Settings, config: FluxConfig | None = None) -> tuple[FluxTra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the demo model on CPU and write its FP8 checkpoint.")
-    parser.add_argument("--out", type=Path, default=CHECKPOINT)
+    parser = argparse.ArgumentParser(description="Train a demo model on CPU and write its FP8 checkpoint.")
+    parser.add_argument("--layout", choices=CHECKPOINTS, default="flux")
+    parser.add_argument("--out", type=Path, help="default: the committed checkpoint of this layout")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--float", type=Path, help="also keep the float32 weights here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = Settings(steps=arguments.steps)
-    model, loss = train(settings)
+    model, loss = train(settings, arguments.layout)
+    out = arguments.out or CHECKPOINTS[arguments.layout]
     about = {
-        "title": "nvfp4-studio demo: class-conditional digits in Flux.1's layout",
+        "title": f"nvfp4-studio demo: class-conditional digits in {TITLES[arguments.layout]}'s layout",
         "training_data": "scikit-learn load_digits (UCI ML hand-written digits)",
         "training_settings": json.dumps({**asdict(settings), "loss": round(loss, 4), "torch": torch.__version__}),
     }
     if arguments.float:
         torch.save(model.state_dict(), arguments.float)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    save_fp8(model.state_dict(), arguments.out, about)
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.2f} MB")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_fp8(model.state_dict(), out, about)
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -101,8 +101,9 @@ def test_rotary_table_leaves_text_unturned_and_turns_by_position():
     assert token[8 + 28].item() == pytest.approx(1.0)
 
 
-def test_schedule_is_a_straight_line():
+def test_schedule_is_a_straight_line_or_bent_by_its_shift():
     assert schedule(4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert schedule(4, shift=3.0).tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
     with pytest.raises(ValueError, match="got 0"):
         schedule(0)
 
@@ -134,6 +135,8 @@ def test_euler_follows_an_exact_flow():
     point = torch.full((1, 16, 8, 8), 0.25)
 
     class Line(nn.Module):
+        shift = 1.0
+
         def forward(self, x, sigma, context, pooled):
             return (x - point) / sigma[:, None, None, None]
 
