@@ -12,6 +12,7 @@ from .errors import CalibrationError
 from .fingerprint import differing
 from .histogram import fraction_above
 from .kinds import kinds
+from .page import decibels, number
 from .prediction import block_model
 from .report import finite
 from .scales import activation_range
@@ -103,13 +104,15 @@ class Comparison:
             f"({len(self.layers)} layers in both, {moved} of them changed by more than {EQUAL - 1:.0%})."
         ]
         if moved:
-            lines.append(f"Most changed: {far.name}, from {far.first:.4g} to {far.second:.4g}, {times(far.ratio)}.")
+            lines.append(
+                f"Most changed: {far.name}, from {number(far.first)} to {number(far.second)}, {times(far.ratio)}."
+            )
         harmed = self.harmed()
         if harmed:
             worst = harmed[0]
             lines.append(
                 f"Scales from {self.first} would harm {len(harmed)} layers of {self.second}, most {worst.name} "
-                f"(predicted {_db(worst.sqnr_db)} instead of {_db(worst.own_sqnr_db)}): calibrate {self.second} itself."
+                f"(predicted {decibels(worst.sqnr_db)} instead of {decibels(worst.own_sqnr_db)}): calibrate {self.second} itself."
             )
         elif any(layer.own_sqnr_db is not None for layer in self.layers):
             lines.append(f"Scales from {self.first} would serve {self.second} as well: no layer loses {HARM_DB:g} dB.")
@@ -173,13 +176,13 @@ def times(ratio: float) -> str:
     if distance(ratio) <= math.log2(EQUAL):
         return f"about equal ({ratio:.2f} times)"
     if ratio > 1:
-        return "larger, from zero" if math.isinf(ratio) else f"{ratio:.3g} times larger"
-    return f"{1 / ratio:.3g} times smaller" if ratio > 0 else "zero now"
+        return "larger, from zero" if math.isinf(ratio) else f"{number(ratio, 3)} times larger"
+    return f"{number(1 / ratio, 3)} times smaller" if ratio > 0 else "zero now"
 
 
 def factor(ratio: float) -> str:
     """A ratio in figures: "24 x", "1/3.1 x", "inf x"."""
-    return f"1/{1 / ratio:.3g} x" if 0 < ratio < 1 else f"{ratio:.3g} x"
+    return f"1/{number(1 / ratio, 3)} x" if 0 < ratio < 1 else f"{number(ratio, 3)} x"
 
 
 def distance(ratio: float) -> float:
@@ -226,8 +229,4 @@ def _same_shape(mine: LayerStatistics, theirs: LayerStatistics) -> bool:
 
 
 def _without(layers: Mapping[str, LayerStatistics], common: list[str]) -> tuple[str, ...]:
-    return tuple(name for name in layers if name not in set(common))
-
-
-def _db(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1f} dB"
+    return tuple(sorted(layers.keys() - set(common)))

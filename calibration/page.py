@@ -32,9 +32,9 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def number(value: float | None) -> str:
-    """Four significant digits, a dash for None: "3136", "0.0182", "1.2e+06"."""
-    return "-" if value is None else f"{value:.4g}"
+def number(value: float | None, digits: int = 4) -> str:
+    """So many significant digits, a dash for None: "3136", "0.0182", "157500", "1.2e+06"."""
+    return "-" if value is None else f"{float(f'{value:.{digits}g}'):g}"
 
 
 def decibels(value: float | None) -> str:

@@ -80,7 +80,7 @@ def schedule_line(coverage: Coverage) -> str:
 
 
 def _kinds(report: CalibrationReport) -> Section:
-    clipping = [policy for policy in POLICIES if policy != "dynamic"]
+    clipping = [policy for policy in POLICIES if any(kind.clip_rates[policy] for kind in report.kinds)]
     head = (
         "layer type", "layers", "median amax", "largest", "spread", f"range ({DEFAULT_POLICY})", "SQNR", "worst",
         *(f"clips {policy}" for policy in clipping),
@@ -131,7 +131,7 @@ def _policies(report: CalibrationReport) -> list[Section]:
         "blocks of 16 channels that would become zero.",
     )
     return (
-        [Section("What each policy would do", lines, (*head, "worst in", "range"), tuple(rows))]
+        [Section("What each policy would do", lines, (*head, "worst in", "what it is"), tuple(rows))]
         if report.layers
         else []
     )
@@ -148,6 +148,7 @@ def _layer_table(title: str, lines: Sequence[str], layers: Sequence[LayerReport]
         "peak at",
         "range",
         "clips",
+        "blocks lost",
         "SQNR",
         "calls",
         "rows",
@@ -158,10 +159,11 @@ def _layer_table(title: str, lines: Sequence[str], layers: Sequence[LayerReport]
             layer.name,
             number(layer.amax),
             number(layer.typical_call),
-            f"{layer.ratio:.3g}",
+            number(layer.ratio, 3),
             _peak(layer.peak),
             "dynamic" if layer.chosen.amax is None else number(layer.chosen.amax),
             share(layer.chosen.clip_rate),
+            share(layer.chosen.lost_rate),
             decibels(layer.chosen.sqnr_db),
             str(layer.calls),
             str(layer.rows),

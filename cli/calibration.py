@@ -1,20 +1,22 @@
-"""`nvfp4-studio calibration`: show, merge, import and export calibrations."""
+"""`nvfp4-studio calibration`: show, compare, merge, import and export calibrations."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .options import read_calibration
 from .text import table
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
+    from ..calibration import Calibration, Section
+    from ..converters.plots import Picture
 
-LARGEST_SHOWN = 12
 FORMS = ("flat", "detailed")
 
 
@@ -26,10 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.set_defaults(run_action=run)
         return action
 
-    show = add("show", "what a calibration holds", _show)
+    show = add("show", "what a calibration holds, what each policy would do with it, and what to add", _show)
     show.add_argument("file", metavar="FILE", help="a calibration, or comfy-dit-quantizer's JSON")
-    show.add_argument("--json", action="store_true", help="print it, with every layer, as JSON")
-    show.add_argument("--plot", metavar="PNG", help="draw the layers' ranges into a picture")
+
+    compare = add("compare", "how much larger or smaller the inputs are in a second calibration", _compare)
+    compare.add_argument("first", metavar="A", help="a calibration, for example of the original model")
+    compare.add_argument("second", metavar="B", help="another, for example of the model with a LoRA merged into it")
+
+    for action in (show, compare):
+        action.add_argument("--json", action="store_true", help="print everything, with every layer, as JSON")
+        action.add_argument("--markdown", metavar="MD", help="write the report as a page of Markdown")
+        action.add_argument("--plot", metavar="PNG", help="draw the report as one tall picture")
 
     merge = add("merge", "add calibrations of one model together; the order does not matter", _merge)
     merge.add_argument("files", metavar="FILE", nargs="+", help="calibrations of the same model")
@@ -56,66 +65,78 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    calibration = read_calibration(arguments.file)
-    if arguments.plot:
-        from ..calibration import CalibrationError
+    from ..calibration import calibration_report, report_sections
 
-        if not arguments.plot.lower().endswith(".png"):
-            raise CalibrationError(f"The picture {arguments.plot} must end in .png.")
+    calibration = read_calibration(arguments.file)
+    report = calibration_report(calibration, Path(arguments.file).stem)
+
+    def draw() -> Picture:
         from ..converters.plots import calibration_plot
 
-        calibration_plot(calibration).save(arguments.plot)
-    if arguments.json:
-        print(json.dumps(describe(calibration), indent=1))
-        return 0
-    print(calibration.summary())
-    coverage = calibration.coverage()
-    print(f"layers: {coverage.observed} of {coverage.total} observed; samplings: {calibration.samplings}")
-    if calibration.steps:
-        missing = coverage.missing_ranges()
-        seen = f"noise schedule: {coverage.schedule_seen:.0%} seen"
-        print(f"{seen}, nothing at noise levels {missing}" if missing else seen)
-    for name, count in calibration.nonfinite_layers().items():
-        print(f"NaN or infinite: {count} values in {name}")
-    for name, reason in calibration.unobserved.items():
-        print(f"not observed: {name}: {reason}")
-    largest = sorted(calibration.layers.items(), key=lambda item: -item[1].amax)[:LARGEST_SHOWN]
-    rows = [(name, f"{layer.amax:.6g}", layer.calls, layer.rows, layer.elements) for name, layer in largest]
-    if rows:
-        print(f"\n{table(('largest inputs', 'amax', 'calls', 'rows', 'elements'), rows)}")
+        return calibration_plot(calibration, report)
+
+    _tell(arguments, f"Calibration {report.name}", report_sections(report), report.to_json, draw)
     return 0
 
 
-def describe(calibration: Calibration) -> dict[str, Any]:
-    """Everything but the histograms, as data."""
-    coverage = calibration.coverage()
-    return {
-        "summary": calibration.summary(),
-        "samplings": calibration.samplings,
-        "images": calibration.images,
-        "steps": calibration.steps,
-        "schedule": calibration.schedule.tolist(),
-        "coverage": {
-            "observed": coverage.observed,
-            "total": coverage.total,
-            "schedule_seen": coverage.schedule_seen,
-            "missing_noise_levels": coverage.missing_ranges(),
-        },
-        "unobserved": calibration.unobserved,
-        "nonfinite": calibration.nonfinite_layers(),
-        "layers": {
-            name: {
-                "in_features": layer.in_features,
-                "out_features": layer.out_features,
-                "calls": layer.calls,
-                "rows": layer.rows,
-                "elements": layer.elements,
-                "amax": layer.amax,
-                "schedule_amax": layer.schedule_amax.tolist(),
-            }
-            for name, layer in calibration.layers.items()
-        },
-    }
+def _compare(arguments: argparse.Namespace) -> int:
+    from ..calibration import compare, comparison_sections
+
+    names = [Path(path).stem for path in (arguments.first, arguments.second)]
+    if names[0] == names[1]:
+        names = [arguments.first, arguments.second]
+    comparison = compare(read_calibration(arguments.first), read_calibration(arguments.second), *names)
+
+    def draw() -> Picture:
+        from ..converters.plots import comparison_plot
+
+        return comparison_plot(comparison)
+
+    title = f"Calibration {comparison.second} against {comparison.first}"
+    _tell(arguments, title, comparison_sections(comparison), comparison.to_json, draw)
+    return 0
+
+
+def _tell(
+    arguments: argparse.Namespace,
+    title: str,
+    sections: Sequence[Section],
+    content: Callable[[], dict[str, Any]],
+    draw: Callable[[], Picture],
+) -> None:
+    """Write the files that were asked for, then print the report: as JSON, or in words."""
+    from ..calibration import markdown
+    from ..calibration.files import write_atomically
+
+    page, plot = (_named(path, end) for path, end in ((arguments.markdown, ".md"), (arguments.plot, ".png")))
+    if plot:
+        data = io.BytesIO()
+        draw().save(data, format="PNG")
+        write_atomically(plot, data.getvalue())
+    if page:
+        text = markdown(title, sections)
+        if plot and plot.parent == page.parent:
+            text += f"\n![{title}]({quote(plot.name)})\n"
+        write_atomically(page, text.encode())
+    if arguments.json:
+        print(json.dumps(content(), indent=1, allow_nan=False))
+        return
+    print("\n\n".join(_words(section, first=section is sections[0]) for section in sections))
+
+
+def _named(path: str | None, suffix: str) -> Path | None:
+    """The file to write, None without one; another suffix is refused, lest a calibration be overwritten."""
+    from ..calibration import CalibrationError
+
+    if path is not None and not path.lower().endswith(suffix):
+        raise CalibrationError(f"The file {path} must end in {suffix}.")
+    return Path(path) if path is not None else None
+
+
+def _words(section: Section, *, first: bool) -> str:
+    title = [] if first else [section.title.upper()]
+    rows = [table(section.head, section.rows)] if section.rows else []
+    return "\n".join([*title, *section.lines, *rows])
 
 
 def _merge(arguments: argparse.Namespace) -> int:

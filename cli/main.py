@@ -38,7 +38,9 @@ VERBS = {
     "convert": Verb("convert a checkpoint to mixed NVFP4/FP8", convert.add_arguments, convert.run, own_help=True),
     "verify": Verb("compare a converted file with its source", verify.add_arguments, verify.run),
     "calibrate": Verb("generate on ComfyUI servers and collect statistics", calibrate.add_arguments, calibrate.run),
-    "calibration": Verb("show, merge, import or export calibrations", calibration.add_arguments, calibration.run),
+    "calibration": Verb(
+        "show, compare, merge, import or export calibrations", calibration.add_arguments, calibration.run
+    ),
     "recipes": Verb("list the built-in recipes", recipes.add_arguments, recipes.run),
     "demo": Verb("the whole job on a small model of its own", demo.add_arguments, demo.run),
 }

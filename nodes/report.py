@@ -1,4 +1,4 @@
-"""NVFP4CalibrationReport: what a calibration file holds, as text and as a plot."""
+"""NVFP4CalibrationReport: what a calibration file holds, as text and as a plot, alone or against another."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..calibration import load
-from ..converters.plots import calibration_plot
+from ..calibration import calibration_report, compare, comparison_sections, load, markdown, report_sections
+from ..converters.plots import calibration_plot, comparison_plot, stacked
 from . import host
 from .texts import coverage_text
 
@@ -23,14 +23,28 @@ class NVFP4CalibrationReport(io.ComfyNode):
             node_id="NVFP4CalibrationReport",
             display_name="NVFP4 Calibration Report",
             category="NVFP4 Studio",
-            description="Shows what a calibration holds: images, steps, layers seen, part of the noise schedule seen, "
-            "largest amax, and a plot.",
-            search_aliases=["calibration report", "activation statistics", "amax plot", "coverage"],
+            description="Shows what a calibration holds: inputs by layer type, outliers, layers and noise levels seen, what "
+            "each input scale policy would clip, and how it differs from another calibration.",
+            search_aliases=[
+                "calibration report",
+                "activation statistics",
+                "amax plot",
+                "coverage",
+                "compare calibrations",
+            ],
             inputs=[
                 io.Combo.Input(
                     "calibration",
                     options=host.calibration_names(),
                     tooltip="A calibration made by NVFP4 Calibrate. Press R to refresh the list.",
+                ),
+                io.Combo.Input(
+                    "compare_with",
+                    options=[host.NONE, *host.calibration_names()],
+                    default=host.NONE,
+                    optional=True,
+                    tooltip="Another calibration, for example of the original model: shows how much larger or smaller "
+                    "the inputs are than in that one, and whether its scales would serve.",
                 ),
                 io.AnyType.Input(
                     "after",
@@ -39,30 +53,45 @@ class NVFP4CalibrationReport(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="plot", tooltip="Largest amax of each layer and the schedule seen."),
-                io.String.Output(display_name="text", tooltip="The same in words."),
+                io.Image.Output(display_name="plot", tooltip="The report as one tall picture."),
+                io.String.Output(display_name="text", tooltip="The report with its tables, in Markdown."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, calibration: str) -> bool | str:
+    def validate_inputs(cls, calibration: str, compare_with: str = host.NONE) -> bool | str:
         try:
-            host.calibration_path(calibration)
+            for name in _named(calibration, compare_with):
+                host.calibration_path(name)
         except host.StudioError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, calibration: str, **_: Any) -> list[Any]:
-        return [host.fingerprint(host.calibration_path(calibration))]
+    def fingerprint_inputs(cls, calibration: str, compare_with: str = host.NONE, **_: Any) -> list[Any]:
+        return [host.fingerprint(host.calibration_path(name)) for name in _named(calibration, compare_with)]
 
     @classmethod
-    def execute(cls, calibration: str, after: object = None) -> io.NodeOutput:
+    def execute(cls, calibration: str, compare_with: str = host.NONE, after: object = None) -> io.NodeOutput:
         statistics = load(host.existing_calibration(calibration))
-        text = f"{calibration}: {coverage_text(statistics)}"
-        drawing = np.asarray(calibration_plot(statistics).convert("RGB"), dtype=np.float32) / 255
-        image = torch.from_numpy(drawing)[None]
-        host.show_text(cls.hidden.unique_id, text)
-        return io.NodeOutput(image, text, ui={**ui.PreviewImage(image, cls=cls).as_dict(), host.STATUS_OUTPUT: [text]})
+        report = calibration_report(statistics, calibration)
+        page, plots = (
+            markdown(f"Calibration {calibration}", report_sections(report)),
+            [calibration_plot(statistics, report)],
+        )
+        comparison = None
+        if compare_with != host.NONE:
+            comparison = compare(load(host.existing_calibration(compare_with)), statistics, compare_with, calibration)
+            page += "\n" + markdown(f"{calibration} against {compare_with}", comparison_sections(comparison))
+            plots.append(comparison_plot(comparison))
+        image = torch.from_numpy(np.asarray(stacked(plots), dtype=np.float32) / 255)[None]
+        status = f"{calibration}: {coverage_text(statistics, report, comparison)}"
+        host.show_text(cls.hidden.unique_id, status)
+        shown = {**ui.PreviewImage(image, cls=cls).as_dict(), host.STATUS_OUTPUT: [status]}
+        return io.NodeOutput(image, page, ui=shown)
+
+
+def _named(*names: str) -> list[str]:
+    return [name for name in names if name != host.NONE]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..calibration import Calibration, Cost
+from ..calibration import Calibration, CalibrationReport, Comparison, Cost
+from ..calibration.page import number
 
 NAMED_LAYERS = 3
 NAMED_WARNINGS = 2
@@ -55,8 +56,8 @@ def described(calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def coverage_text(calibration: Calibration) -> str:
-    """Everything that the report node says about a calibration."""
+def coverage_text(calibration: Calibration, report: CalibrationReport, comparison: Comparison | None = None) -> str:
+    """What the report node shows on itself; the whole report, which its text output holds, has too many lines."""
     coverage = calibration.coverage()
     lines = [
         described(calibration),
@@ -67,6 +68,12 @@ def coverage_text(calibration: Calibration) -> str:
     lines.extend(coverage.recommendations)
     for name, reason in list(calibration.unobserved.items())[:NAMED_LAYERS]:
         lines.append(f"Not observed: {name}: {reason}")
+    outliers = report.outliers()
+    if outliers:
+        named = ", ".join(f"{layer.name} ({number(layer.ratio, 3)} times)" for layer in outliers[:NAMED_LAYERS])
+        more = f" and {len(outliers) - NAMED_LAYERS} more" if len(outliers) > NAMED_LAYERS else ""
+        lines.append(f"Far above the median amax of their type: {named}{more}.")
+    lines.extend(comparison.verdict() if comparison else [])
     return "\n".join(lines)
 
 

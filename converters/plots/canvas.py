@@ -75,6 +75,16 @@ def legend(draw: ImageDraw.ImageDraw, entries: Sequence[tuple[str, Colour]], lef
         left += 40 + text_width(name)
 
 
+def count_axis(draw: ImageDraw.ImageDraw, most: int, box: tuple[float, float, float, float], label: str) -> None:
+    """A linear vertical axis from 0 to `most` along the box (left, top, right, bottom), its label above."""
+    left, top, right, bottom = box
+    for count in range(0, most + 1, max(1, round(most / 4))):
+        y = bottom - count / most * (bottom - top)
+        draw.line((left, y, right, y), GRID)
+        draw.text((left - 8, y), str(count), MUTED, font(SMALL), anchor="rm")
+    draw.text((MARGIN, top - 22), label, INK, font(NORMAL), anchor="lm")
+
+
 def diamond(draw: ImageDraw.ImageDraw, x: float, y: float, colour: Colour, radius: int = 5) -> None:
     """A filled diamond about a point."""
     draw.polygon([(x - radius, y), (x, y - radius), (x + radius, y), (x, y + radius)], colour, "white")

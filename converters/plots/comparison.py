@@ -10,7 +10,6 @@ from PIL import ImageDraw
 from ...calibration.comparison import Comparison, KindChange, distance, factor, times
 from .canvas import (
     BLUE,
-    GRID,
     INK,
     LIGHT_BLUE,
     MARGIN,
@@ -24,6 +23,7 @@ from .canvas import (
     LogAxis,
     Picture,
     blank,
+    count_axis,
     font,
     legend,
     shortened,
@@ -84,12 +84,8 @@ def _ratios(comparison: Comparison) -> Picture:
     image, draw = blank("How many layers changed by how much", 350, note="dashed: unchanged; line: median")
     left, right, top, bottom = 76, WIDTH - MARGIN - 10, MARGIN + 84, 350 - 52
     axis = LogAxis(2 ** ((first - 0.5) * STEP), 2 ** ((last + 0.5) * STEP), left, right)
-    most = max(counts)
-    for count in range(0, most + 1, max(1, round(most / 4))):
-        y = bottom - count / most * (bottom - top)
-        draw.line((left, y, right, y), GRID)
-        draw.text((left - 8, y), str(count), MUTED, font(SMALL), anchor="rm")
-    draw.text((MARGIN, top - 22), "layers", INK, font(NORMAL), anchor="lm")
+    most = max(1, *counts)
+    count_axis(draw, most, (left, top, right, bottom), "layers")
     axis.draw(draw, top, bottom, f"amax in {comparison.second} over amax in {comparison.first}, logarithmic")
     for step, count in enumerate(counts, first):
         box = [axis.x(2 ** ((step + side) * STEP)) for side in (-0.5, 0.5)]

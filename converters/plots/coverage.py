@@ -7,7 +7,6 @@ from ...calibration.report import CalibrationReport
 from .canvas import (
     BLUE,
     FAINT,
-    GRID,
     INK,
     MARGIN,
     MUTED,
@@ -18,6 +17,7 @@ from .canvas import (
     Picture,
     blank,
     blend,
+    count_axis,
     font,
     legend,
 )
@@ -35,13 +35,8 @@ def schedule_plot(report: CalibrationReport) -> Picture:
     legend(draw, list(zip(PASSES, (BLUE, ORANGE), strict=True)), MARGIN, MARGIN + 52)
     left, right, top, bottom = 76, WIDTH - MARGIN, MARGIN + 112, HEIGHT - 52
     totals = [sum(row[place] for row in report.schedule) for place in range(SCHEDULE_BINS)]
-    most = max(max(totals), 1)
-    step = max(1, round(most / 4))
-    for count in range(0, most + 1, step):
-        y = bottom - count / most * (bottom - top)
-        draw.line((left, y, right, y), GRID)
-        draw.text((left - 8, y), str(count), MUTED, font(SMALL), anchor="rm")
-    draw.text((MARGIN, top - 22), "evaluations", INK, font(NORMAL), anchor="lm")
+    most = max(1, *totals)
+    count_axis(draw, most, (left, top, right, bottom), "evaluations")
     wide = (right - left) / SCHEDULE_BINS
     for place, total in enumerate(totals):
         x, base = left + place * wide, float(bottom)

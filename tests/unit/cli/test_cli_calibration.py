@@ -18,8 +18,10 @@ def test_show_in_words(run: Run, calibration: Path) -> None:
     assert result.status == 0
     assert result.out.startswith("2 images, 1 step, 24 layers, largest amax ")
     assert "24 of 25 observed" in result.out
-    assert "noise schedule: 6% seen, nothing at noise levels 0.00-0.94" in result.out
-    assert "not observed: final: never ran" in result.out
+    assert "Noise schedule: 6% seen, nothing at noise levels 0.00-0.94" in result.out
+    table = next(line for line in result.out.splitlines() if line.startswith("never ran"))
+    assert table.split() == ["never", "ran", "1", "final"]
+    assert "Add low-noise steps" in result.out and "blocks.N.attn.qkv" in result.out
 
 
 def test_show_as_json_and_as_picture(run: Run, calibration: Path, tmp_path: Path) -> None:
@@ -27,6 +29,41 @@ def test_show_as_json_and_as_picture(run: Run, calibration: Path, tmp_path: Path
     assert found["coverage"]["observed"] == 24 and found["steps"] == 1
     assert found["layers"]["blocks.0.attn.qkv"]["elements"] == 1024
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_as_a_page(run: Run, calibration: Path, tmp_path: Path) -> None:
+    page, plot = tmp_path / "page.md", tmp_path / "page plot.png"
+    assert run("calibration", "show", calibration, "--markdown", page, "--plot", plot).status == 0
+    text = page.read_text("utf-8")
+    assert text.startswith("# Calibration calibration\n") and "(page%20plot.png)" in text
+    assert "| blocks.N.attn.qkv | 8 |" in text and "| elements-p99.99 | 24 of 24 |" in text
+
+
+@pytest.mark.parametrize("option", ["--plot", "--markdown"])
+def test_a_report_is_not_written_over_a_calibration(run: Run, calibration: Path, option: str) -> None:
+    before = calibration.read_bytes()
+    result = run("calibration", "show", calibration, option, calibration)
+    assert result.status == 1 and "must end in ." in result.err
+    assert calibration.read_bytes() == before
+
+
+def test_compare_says_how_much_larger_the_second_is(run: Run, calibration: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged.json"
+    merged.write_text(json.dumps({name: 20 * layer.amax for name, layer in load(calibration).layers.items()}))
+    result = run("calibration", "compare", calibration, merged, "--plot", tmp_path / "p.png")
+    assert result.status == 0
+    assert result.out.startswith("merged against calibration: inputs are in the median 20 times larger (24 layers")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(run("calibration", "compare", merged, calibration, "--json").out)
+    assert found["ratio"] == pytest.approx(0.05) and len(found["layers"]) == 24
+    assert found["layers"]["blocks.0.attn.qkv"]["harm_db"] == 0
+
+
+def test_compare_refuses_another_model(run: Run, calibration: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"somewhere.else": 1.0}))
+    result = run("calibration", "compare", calibration, other)
+    assert result.status == 1 and "are of different models: of 24 and 1 layers 0 have" in result.err
 
 
 def test_merge_adds_up_in_any_order(run: Run, calibration: Path, tmp_path: Path) -> None:

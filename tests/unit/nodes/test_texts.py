@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nvfp4_studio.calibration import BINS, Calibration, LayerStatistics
+from nvfp4_studio.calibration import BINS, Calibration, LayerStatistics, calibration_report, compare
 from nvfp4_studio.nodes import texts
 
 
@@ -19,13 +19,17 @@ def calibration(**nonfinite: int) -> Calibration:
     return Calibration(layers, {"moe": "experts are fused"}, samplings=18, images=18, steps=288, schedule=schedule)
 
 
+def coverage_text(found: Calibration) -> str:
+    return texts.coverage_text(found, calibration_report(found))
+
+
 def test_the_summary_names_images_steps_layers_and_the_largest() -> None:
     assert texts.described(calibration()).startswith("18 images, 288 steps, 1 layer, largest amax 3136 in a")
 
 
 def test_unobserved_layers_are_told() -> None:
     assert "1 of 2 Linear layers not observed." in texts.described(calibration())
-    assert "Not observed: moe: experts are fused" in texts.coverage_text(calibration())
+    assert "Not observed: moe: experts are fused" in coverage_text(calibration())
 
 
 def test_nonfinite_layers_are_named_a_few_of_many() -> None:
@@ -39,7 +43,16 @@ def test_an_interrupted_sampling_is_told() -> None:
 
 
 def test_the_unseen_part_of_the_schedule_is_told() -> None:
-    assert "Noise schedule seen: 50%; not seen (0 = clean, 1 = noise): 0.00-0.50." in texts.coverage_text(calibration())
+    assert "Noise schedule seen: 50%; not seen (0 = clean, 1 = noise): 0.00-0.50." in coverage_text(calibration())
+
+
+def test_outliers_and_the_other_calibration_are_told() -> None:
+    names = [f"blocks.{index}.mlp" for index in range(5)]
+    before = Calibration({name: layer(1.0) for name in names}, samplings=1)
+    after = Calibration({name: layer(20.0) for name in names[1:]} | {names[0]: layer(4000.0)}, samplings=1)
+    text = texts.coverage_text(after, calibration_report(after), compare(before, after, "original", "merged"))
+    assert "Far above the median amax of their type: blocks.0.mlp (200 times)." in text
+    assert "merged against original: inputs are in the median 20 times larger" in text
 
 
 def test_before_sampling_says_what_is_there() -> None:
