@@ -13,6 +13,7 @@ from .activations import activation
 from .context import Context
 from .errors import PlanError
 from .formats import POLICIES, InputScale, nvfp4, tags
+from .formats.weight import one_a_row
 from .layers import FP8_FORMATS, NEEDED, SourceLayer
 from .layout import TensorSpec
 from .plan import LayerDecision, spec
@@ -27,6 +28,7 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
     Raises:
         PlanError: an FP8 layer that should stay has scales that ComfyUI does not read, or a layer has a
             pre_quant_scale and is not NVFP4.
+        SourceError: an FP8 layer that should change has scales that are neither one a tensor nor one a row.
     """
     if context.part(layer.weight) != "diffusion_model":
         return _decide_bystander(context, layer)
@@ -71,7 +73,13 @@ def _is_fp8(policy: str) -> bool:
 
 
 def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:
-    """A weight that changes. The input of a text encoder's layer is never quantized: it has no input_scale."""
+    """A weight that changes. The input of a text encoder's layer is never quantized: it has no input_scale.
+
+    Raises:
+        SourceError: its scales are neither one a tensor nor one a row.
+    """
+    if layer.scale is not None:
+        one_a_row(layer.name, context.source.tensors[layer.scale].shape, layer.shape[0])
     stored = POLICIES[policy]
     inside = context.part(layer.weight) == "diffusion_model"
     scaled = inside and stored.INPUT_SCALE is not InputScale.NONE
@@ -211,7 +219,7 @@ def _fp8_outputs(context: Context, layer: SourceLayer, with_input_scale: bool) -
     """The declarations of an FP8 weight that stays, with its weight_scale and, if it keeps it, its input_scale."""
     name = context.output_name(layer.name)
     shape = context.source.tensors[layer.scale].shape if layer.scale else ()
-    if math.prod(shape) != 1:
+    if one_a_row(layer.name, shape, layer.shape[0]):
         raise PlanError(
             f"Layer {layer.name} has {math.prod(shape)} weight scales and should stay FP8, but ComfyUI reads one a tensor; "
             "choose a recipe that makes it NVFP4 (weight-only)."

@@ -12,7 +12,7 @@ import torch
 from ..rounding.e2m1 import positive
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .pieces import in_pieces, pieces_of
-from .weight import Weight, upcast
+from .weight import Weight, one_a_row, upcast
 
 NAME = "float8_e4m3fn"
 E5M2_NAME = "float8_e5m2"
@@ -47,9 +47,10 @@ def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
 def decoder(stored: Stored) -> Rows:
     """Upcast rows; a scale may also be one a row, as some sources have it."""
     scale = stored.tensor("weight_scale")
+    by_row = scale is not None and one_a_row(stored.name, tuple(scale.shape), stored.shape[0])
 
     def rows(first: int, last: int) -> torch.Tensor:
-        own = scale.reshape(-1)[first:last] if scale is not None and scale.numel() > 1 else scale
+        own = scale.reshape(-1)[first:last] if scale is not None and by_row else scale
         return upcast(stored.rows(first, last), own, stored.name)
 
     return rows

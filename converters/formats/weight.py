@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class Weight:
         rows = self.stored[first:last]
         if not self.is_fp8:
             return rows
-        if self.scale is not None and self.scale.numel() == self.stored.shape[0] > 1:
+        if self.scale is not None and one_a_row(self.name, tuple(self.scale.shape), self.stored.shape[0]):
             return upcast(rows, self.scale.reshape(-1)[first:last], self.name)
         if rows.shape[1] % 2:
             return upcast(rows, self.scale, self.name)
@@ -58,6 +59,24 @@ class Weight:
         return torch.stack((first, second), dim=-1).view(torch.int64).reshape(-1)
 
 
+def one_a_row(name: str, scale: tuple[int, ...], rows: int) -> bool:
+    """Whether an FP8 weight's scales, given by their shape, are one a row; False for one a tensor.
+
+    Block scales may be as many as there are rows, so that their number alone tells nothing.
+
+    Raises:
+        SourceError: neither.
+    """
+    if math.prod(scale) == 1:
+        return False
+    if scale in ((rows,), (rows, 1)):
+        return True
+    raise SourceError(
+        f"Layer {name} has FP8 weight scales of shape {list(scale)} for {rows} rows, but only one a tensor or one a row "
+        "can be read; convert from the BF16 original or from a release with one scale a tensor."
+    )
+
+
 def upcast(weight: torch.Tensor, scale: torch.Tensor | None, name: str) -> torch.Tensor:
     """Float32 values of an FP8 weight [N, K] (or of some of its rows, with their scales).
 
@@ -69,7 +88,7 @@ def upcast(weight: torch.Tensor, scale: torch.Tensor | None, name: str) -> torch
         scale: None for a raw cast, one value for the tensor, or one for each row.
 
     Raises:
-        SourceError: a scale of another size, or one that is not finite and positive.
+        SourceError: scales of another shape, or one that is not finite and positive.
     """
     # By look-up, because torch converts FP8 on a CPU at a fifth of this speed.
     table = torch.arange(256, dtype=torch.uint8, device=weight.device).view(weight.dtype).float()
@@ -77,11 +96,8 @@ def upcast(weight: torch.Tensor, scale: torch.Tensor | None, name: str) -> torch
     values = torch.index_select(table, 0, index).reshape(weight.shape)
     if scale is None:
         return values
+    one_a_row(name, tuple(scale.shape), weight.shape[0])
     factor = scale.float()
-    if factor.numel() not in (1, weight.shape[0]):
-        raise SourceError(
-            f"Layer {name} has {factor.numel()} scales for {weight.shape[0]} rows; only one a tensor or one a row is known."
-        )
     if not bool(torch.isfinite(factor).all()) or not bool((factor > 0).all()):
         raise SourceError(f"Layer {name} has a weight scale that is not a positive number; the source is damaged.")
     return values.mul_(factor.reshape(-1, 1))
