@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import CalibrationError
 from .prediction import block_model
-from .scales import POLICIES, activation_range
+from .scales import POLICIES, activation_range, input_scale
 from .statistics import LayerStatistics
 
 
@@ -14,12 +14,13 @@ from .statistics import LayerStatistics
 class PolicyEffect:
     """One policy applied to one layer's input in NVFP4.
 
-    amax: the range, None = dynamic. clip_rate: share 0..1 of elements above it. lost_rate: share of blocks of
+    amax: the range, None = dynamic. input_scale: what is stored for it, in NVFP4. clip_rate: share 0..1 of elements above it. lost_rate: share of blocks of
     16 channels that would become zero. sqnr_db: predicted SQNR of the input (see prediction.py). The rates
     and the SQNR are None where the histograms to tell them are missing. guarded, note: as in ActivationRange.
     """
 
     amax: float | None
+    input_scale: float | None
     clip_rate: float | None
     lost_rate: float | None
     sqnr_db: float | None
@@ -38,5 +39,6 @@ def effects(stats: LayerStatistics, name: str) -> dict[str, PolicyEffect | None]
             found[policy] = None
             continue
         lost, sqnr = (model.lost(chosen.amax), model.sqnr_db(chosen.amax)) if model else (None, None)
-        found[policy] = PolicyEffect(chosen.amax, chosen.clip_rate, lost, sqnr, chosen.guarded, chosen.note)
+        scale = input_scale(chosen.amax, "nvfp4") if chosen.amax else None
+        found[policy] = PolicyEffect(chosen.amax, scale, chosen.clip_rate, lost, sqnr, chosen.guarded, chosen.note)
     return found

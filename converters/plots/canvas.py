@@ -109,10 +109,10 @@ class LogAxis:
 
     @classmethod
     def over(cls, values: Sequence[float], left: float, right: float) -> LogAxis:
-        """Wide enough for all positive values, with a little room on both sides."""
+        """Wide enough for all positive values with a little room on both sides, and a decade at least."""
         positive = [value for value in values if 0 < value < math.inf] or [1.0]
         low, high = min(positive), max(positive)
-        room = max(1.1, (high / low) ** 0.03)
+        room = max(math.sqrt(10 * low / high), (high / low) ** 0.03)
         return cls(low / room, high * room, left, right)
 
     def x(self, value: float) -> float:

@@ -50,7 +50,7 @@ def comparison_plot(comparison: Comparison) -> Picture:
         [
             _pairs(f"{title}: median amax by layer type", note, rows, comparison),
             _ratios(comparison),
-            _pairs("The layers that changed most", f"of {len(comparison.layers)}", movers, comparison),
+            _pairs("The layers that changed most", f"{len(movers)} of {len(comparison.layers)}", movers, comparison),
         ]
     )
 

@@ -111,7 +111,13 @@ def _panel(calibration: Calibration, layer: LayerReport) -> Picture:
     image = Image.new("RGB", (width, PANEL_HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     draw.text((MARGIN, 8), shortened(layer.name, width - 2 * MARGIN, 15), INK, font(15))
-    draw.text((MARGIN, 29), f"amax {layer.amax:.4g}, {layer.ratio:.3g} times its type's median", MUTED, font(SMALL))
+    draw.text(
+        (MARGIN, 29),
+        f"amax {number(layer.amax)}, {number(layer.ratio, 3)} times its type's median; "
+        f"input_scale {number(layer.chosen.input_scale)}",
+        MUTED,
+        font(SMALL),
+    )
     effects = {name: effect for name, effect in layer.policies.items() if effect is not None}
     ranges = [effect.amax for effect in effects.values() if effect.amax is not None]
     edges, uppers = lower_edges().tolist(), upper_edges().tolist()

@@ -14,7 +14,6 @@ from .canvas import (
     MUTED,
     NORMAL,
     ORANGE,
-    RED,
     SMALL,
     WIDTH,
     LogAxis,
@@ -62,8 +61,10 @@ def range_plot(report: CalibrationReport) -> Picture:
     axis.draw(draw, top, bottom, "largest magnitude of the layer's input (amax), logarithmic")
     draw.text((WIDTH - MARGIN, top - 20), "largest", MUTED, font(SMALL), anchor="ra")
     if axis.low < FP8_LIMIT < axis.high:
-        dashed(draw, axis.x(FP8_LIMIT), top - 4, bottom, RED)
-        draw.text((axis.x(FP8_LIMIT), top - 20), "448: FP8 without input_scale clips", RED, font(SMALL), anchor="ma")
+        dashed(draw, axis.x(FP8_LIMIT), top - 4, bottom, INK)
+        draw.text((axis.x(FP8_LIMIT), top - 20), "448: FP8 without input_scale clips", INK, font(SMALL), anchor="ma")
+    if not kinds:
+        draw.text((left, top + ROW // 2), "no layer was observed", MUTED, font(NORMAL), anchor="lm")
     for row, kind in enumerate(kinds):
         y = top + row * ROW + ROW // 2
         draw.text((left - 10, y), shortened(_label(kind), LABELS), INK, font(NORMAL), anchor="rm")

@@ -71,6 +71,20 @@ def test_the_report_has_a_plot(server: Any) -> None:
     assert (server.base / "temp" / image["filename"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_report_compares_with_another_calibration(classic_server: Any) -> None:
+    classic_server.run(generate_prompt(1, "original"))
+    prompt = generate_prompt(1, "merged")
+    prompt["7"]["inputs"]["compare_with"] = "original"
+    entry = classic_server.run(prompt)
+    assert "merged against original: inputs are in the median about equal (1.00 times)" in report(entry)
+    prompt["7"]["inputs"]["compare_with"] = "nowhere"
+    prompt["5"]["inputs"]["seed"] = 2
+    refused = classic_server.run(prompt)
+    assert refused["status"]["status_str"] == "error" and "There is no calibration 'nowhere'" in json.dumps(refused)
+    prompt["7"]["inputs"]["compare_with"] = "../escaped"
+    assert classic_server.queue(prompt)[0] == 400
+
+
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/x", "C:x", "con", ""])
 def test_hostile_calibration_names_are_refused(classic_server: Any, name: str) -> None:
     assert classic_server.queue(generate_prompt(1, name))[0] == 400

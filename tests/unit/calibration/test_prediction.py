@@ -97,6 +97,7 @@ def test_every_policy_on_one_layer() -> None:
     assert all(effect is not None for effect in found.values())
     default, narrow = found["p99.9"], found["elements-p99.9"]
     assert default is not None and narrow is not None
+    assert default.amax is not None and default.input_scale == default.amax / 2688
     assert default.clip_rate == 0 and 0.0005 < (narrow.clip_rate or 0) <= 0.001
     assert default.sqnr_db is not None and narrow.sqnr_db is not None
     assert default.sqnr_db > narrow.sqnr_db + 2
