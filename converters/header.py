@@ -9,6 +9,7 @@ length (little endian), a JSON header, the data.
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,9 @@ from .tensors import DTYPES, Index, TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library; a larger header is damage or an attack."""
+
+MAX_SIDES = 16
+"""Weights have two to six. The time to multiply sides grows with the square of their number: minutes for a hostile header."""
 
 
 def read_header(path: Path) -> Index:
@@ -91,11 +95,12 @@ def _entry(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
         )
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]):
         raise SourceError(f"{path}: tensor {name[:200]} has an impossible shape or position; the file is damaged.")
-    count = 1
-    for side in shape:
-        count *= side
+    if len(shape) > MAX_SIDES:
+        raise SourceError(
+            f"{path}: tensor {name[:200]} has {len(shape)} sides, at most {MAX_SIDES} are read; the file is damaged."
+        )
     nbytes = offsets[1] - offsets[0]
-    if count * DTYPES[dtype].itemsize != nbytes:
+    if math.prod(shape) * DTYPES[dtype].itemsize != nbytes:
         raise SourceError(
             f"{path}: tensor {name[:200]} of shape {shape[:8]} and dtype {dtype} has {nbytes} bytes; the file is damaged."
         )

@@ -75,6 +75,8 @@ HEADERS = {
     "boolean side": ({"a": _entry(shape=[True])}, "impossible shape"),
     "size differs": ({"a": _entry(shape=[5])}, "is damaged"),
     "astronomic": ({"a": _entry(shape=[1 << 40, 1 << 40])}, "is damaged"),
+    "more sides than any tensor": ({"a": _entry(shape=[(1 << 62) - 1] * 85_000)}, "85000 sides, at most 16 are read"),
+    "more sides, all of them one": ({"a": _entry(shape=[4] + [1] * 16)}, "17 sides, at most 16 are read"),
     "entry no table": ({"a": 3}, "malformed"),
     "metadata no texts": ({"__metadata__": {"a": 1}}, "metadata"),
     "twice": (b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', "twice"),
