@@ -124,8 +124,8 @@ def recognise(source: Source) -> Recognised:
     """Recognise every quantized weight of a source.
 
     Raises:
-        SourceError: a tag that cannot be read or contradicts the stored dtype, or scales of a kind that
-            neither ComfyUI nor nvfp4-studio knows.
+        SourceError: a tag that cannot be read or contradicts the stored dtype, a scale under two names, or
+            scales of a kind that neither ComfyUI nor nvfp4-studio knows.
     """
     tensors = source.tensors
     tags = _tags(source)
@@ -149,6 +149,7 @@ def recognise(source: Source) -> Recognised:
             continue
         layer = name[: -len(".weight")]
         own = tuple(_kept_companions(source, companions.get(layer, [])))
+        _refuse_twins(source, layer, own)
         tag = tags[layer] if layer in tags else _legacy_tag(source, layer)
         described = tag is not None or bool(own)
         if len(info.shape) == 2 and (described or info.dtype in FP8_FORMATS or info.dtype in PLAIN_FORMATS):
@@ -193,6 +194,22 @@ def _kept_companions(source: Source, names: list[str]) -> list[str]:
         for name in names
         if not (name.endswith(".scale_input") and _count(source, name) == 1 and float(source.read(name)) == 1.0)
     ]
+
+
+def _refuse_twins(source: Source, layer: str, companions: tuple[str, ...]) -> None:
+    """No layer has the same scale under its names of today and of old: which one counts cannot be known."""
+    seen: dict[str, str] = {}
+    for name in companions:
+        twin = seen.setdefault(todays_name(name), name)
+        if twin != name:
+            raise SourceError(
+                f"{source.path}: layer {layer} has both {_suffix(twin)} and {_suffix(name)}, of which only one can count; "
+                "two releases were mixed, get the file from its author again."
+            )
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _legacy_tag(source: Source, layer: str) -> Mapping[str, Any] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .errors import ConversionError
 from .tensors import CODES
 
 
@@ -33,12 +34,17 @@ def lay_out(
     Wider dtypes come first and the header is padded to 8 bytes, so that every tensor is aligned to
     its element size, which readers that map the file rely on. Names order the rest: the layout does
     not depend on the order of declaration.
+
+    Raises:
+        ConversionError: two tensors of one name.
     """
     ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
     places: dict[str, tuple[int, TensorSpec]] = {}
     for spec in ordered:
+        if spec.name in places:
+            raise ConversionError(f"Two tensors called {spec.name} would be written; please report this.")
         places[spec.name] = (position, spec)
         end = position + spec.nbytes
         header[spec.name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [position, end]}

@@ -85,6 +85,29 @@ def test_expert_banks_keep_their_tensors_and_tags(tmp_path: Path) -> None:
     assert not found.layers
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (2, 16, 16)], ids=["matrix", "expert bank"])
+@pytest.mark.parametrize("names", [("weight_scale", "scale_weight"), ("input_scale", "scale_input")])
+def test_a_scale_under_both_of_its_names_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], names: tuple[str, str]
+) -> None:
+    tensors = {"a.weight": torch.ones(shape).to(torch.float8_e4m3fn)}
+    tensors |= {f"a.{name}": torch.tensor(0.5 + index) for index, name in enumerate(names)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with (
+        open_source(tmp_path / "x.safetensors") as source,
+        pytest.raises(SourceError, match="layer a has both") as said,
+    ):
+        recognise(source)
+    assert all(name in str(said.value) for name in names)
+
+
+def test_an_old_input_scale_of_one_that_means_none_is_no_second_name(tmp_path: Path) -> None:
+    tensors = {"a.weight": torch.ones(16, 16).to(torch.float8_e4m3fn), "a.input_scale": torch.tensor(0.5)}
+    save_file(tensors | {"a.scale_input": torch.tensor(1.0)}, tmp_path / "x.safetensors")
+    with open_source(tmp_path / "x.safetensors") as source:
+        assert recognise(source).layers["a"].input_scale == "a.input_scale"
+
+
 BAD = {
     "not JSON": ("{", "holds no JSON"),
     "a list": ("[]", "holds list where a table"),

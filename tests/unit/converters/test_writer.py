@@ -54,6 +54,11 @@ def test_the_layout_does_not_depend_on_the_order_of_declaration() -> None:
     assert lay_out(SPECS, {"a": "1", "b": "2"}) == lay_out(reversed(SPECS), {"b": "2", "a": "1"})
 
 
+def test_two_tensors_of_one_name_are_refused() -> None:
+    with pytest.raises(ConversionError, match="Two tensors called a would be written; please report this"):
+        lay_out([*SPECS, TensorSpec("a", torch.float32, (2,))], {})
+
+
 def test_the_target_appears_only_at_commit(tmp_path: Path) -> None:
     target = tmp_path / "x.safetensors"
     with Writer(target, SPECS, {}, overwrite=False) as writer:
