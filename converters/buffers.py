@@ -29,7 +29,10 @@ class Buffer:
 
 
 class Buffers:
-    """Hands out memory as long as at most ``limit`` bytes are in use, or nothing is."""
+    """Hands out memory as long as at most ``limit`` bytes are in use, or nothing is.
+
+    What is given back is kept for the next, but never so much that all of it exceeds the limit.
+    """
 
     def __init__(self, limit: int):
         self._limit = limit
@@ -58,12 +61,13 @@ class Buffers:
                 self._changed.notify_all()
 
     def _fitting(self, size: int) -> bytearray:
-        """The smallest free memory that is large enough, else new memory in the place of a free one."""
-        fitting = [memory for memory in self._free if len(memory) >= size]
+        """The smallest free memory that is large enough but not twice as large, else new memory."""
+        fitting = [memory for memory in self._free if size <= len(memory) <= 2 * size]
         if fitting:
             found = min(fitting, key=len)
             self._free = [memory for memory in self._free if memory is not found]
             return found
-        if self._free:
-            self._free.remove(min(self._free, key=len))
+        self._free.sort(key=len)
+        while self._free and self._used + size + sum(map(len, self._free)) > self._limit:
+            self._free.pop()
         return bytearray(size)

@@ -7,13 +7,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from ..calibration import Calibration
 from .decide import make_plan
-from .errors import Cancelled, ConversionError, VerificationError
+from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .execute import Execution
 from .passthrough import reserved_place
 from .pipeline import Progress, default_workers, never, no_progress, one_thread
@@ -22,7 +23,7 @@ from .report import Report
 from .rounding import INFORMED
 from .source import Source, open_source
 from .verify import verify_sources
-from .writer import Writer
+from .writer import Writer, temporary_names
 
 
 def convert(
@@ -63,18 +64,22 @@ def convert(
     """
     started = time.monotonic()
     target = Path(target_path)
+    if "\0" in str(target):
+        raise ConversionError(f"The output {str(target)!r} is no file name; choose another.")
     if target.suffix != ".safetensors":
         raise ConversionError(f"The output {target.name} must end in .safetensors, which ComfyUI's loaders list.")
     chosen = _device(device)
-    workers = workers or default_workers()
+    workers = default_workers() if workers is None else workers
+    if workers < 1:
+        raise ConversionError(f"{workers} threads cannot convert; choose 1 or more.")
 
     def check() -> None:
         if cancelled():
             raise Cancelled("Cancelled; nothing was written.")
 
     with one_thread(), open_source(source_path) as source:
-        if target.exists() and any(os.path.samefile(part, target) for part in source.files):
-            raise ConversionError(f"The output {target} is the source itself; choose another name.")
+        _check_apart(source, target)
+        stamp = source.stamp()
         plan = make_plan(source, options, calibration, calibration_name)
         with Writer(
             target,
@@ -101,18 +106,43 @@ def convert(
                     f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
                 )
             writer.fill_in({reserved_place(number): digest for number, digest in enumerate(execution.digests)})
+            progress(writer.size, writer.size, "reading again what was written")
+            writer.check(workers, check)
+            if source.stamp() != stamp:
+                raise SourceError(
+                    f"{source.path} changed while it was converted; start again when nobody writes to it."
+                )
             check()
             writer.commit()
-            progress(writer.size, writer.size, "done")
     return Report(plan, verification, target.name, time.monotonic() - started)
+
+
+def _check_apart(source: Source, target: Path) -> None:
+    """The source must be none of the files that are going to be written.
+
+    Raises:
+        ConversionError: it is one of them.
+    """
+    for written in (target, *temporary_names(target)):
+        if written.exists() and any(os.path.samefile(part, written) for part in source.files):
+            raise ConversionError(
+                f"Writing {target} would overwrite {written}, the source itself; choose another name."
+            )
 
 
 def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) -> str:
     """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source.
 
-    Scales are in the plan; of the statistics that roundings look at, the exact sums of squares stand for all.
+    Scales are in the plan; of the statistics that roundings look at, the exact sums of squares stand for all. The
+    versions of the libraries that compute belong to it, because a later one may round otherwise.
     """
-    decided = hashlib.sha256(json.dumps([plan.to_json(), dict(plan.metadata), source.stamp()]).encode())
+    try:
+        kitchen = version("comfy-kitchen")
+    except PackageNotFoundError:
+        kitchen = "none"
+    decided = hashlib.sha256(
+        json.dumps([plan.to_json(), dict(plan.metadata), source.stamp(), torch.__version__, kitchen]).encode()
+    )
     for layer in plan.layers:
         if calibration is not None and layer.rounding in INFORMED:
             channels = calibration.layers[layer.module].channels

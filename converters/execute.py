@@ -16,7 +16,7 @@ import torch
 from ..calibration import Calibration
 from .buffers import CHECK_SECONDS, Buffers
 from .encode import description, encode, weight_of
-from .errors import Cancelled
+from .errors import Cancelled, ConversionError
 from .formats import FORMATS
 from .measure import LayerError, measure_encoded
 from .pipeline import Progress
@@ -77,7 +77,10 @@ class Execution:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._waiting: list[Future[None]] = []
-        self._bytes_written = sum(spec.nbytes for spec in plan.specs() if spec.name in writer.done)
+        again = {spec.name for layer in plan.layers if self._is_unfinished(layer) for spec in layer.outputs}
+        self._bytes_written = sum(
+            spec.nbytes for spec in plan.specs() if spec.name in writer.done and spec.name not in again
+        )
         self.known: dict[str, LayerError | None] = {}
         self.digests: list[str] = []
 
@@ -106,10 +109,12 @@ class Execution:
         """Tensors of the source that are still to be written; True for those that are needed whole."""
         done = self._writer.done
         wanted = {name: False for name, output in self._copied.items() if output not in done}
-        for name, layer in self._quantized.items():
-            if not done.issuperset(spec.name for spec in layer.outputs):
-                wanted[name] = True
+        wanted.update((name, True) for name, layer in self._quantized.items() if self._is_unfinished(layer))
         return wanted
+
+    def _is_unfinished(self, layer: LayerDecision) -> bool:
+        """Whether an earlier run left something of a quantized layer to be done; then all of it is done again."""
+        return layer.action == "quantize" and not self._writer.done.issuperset(spec.name for spec in layer.outputs)
 
     def _describe(self) -> None:
         """The small tensors that need no weight: tags, scales that are kept, constants."""
@@ -118,7 +123,8 @@ class Execution:
             if layer.action == "quantize":
                 encoded |= FORMATS[layer.format].declare(layer.shape, layer.tag or {}).keys()
             for spec in layer.outputs:
-                if spec.name[len(layer.name) + 1 :] not in encoded and spec.name not in self._writer.done:
+                finished = spec.name in self._writer.done and not self._is_unfinished(layer)
+                if spec.name[len(layer.name) + 1 :] not in encoded and not finished:
                     self._writer.write(spec.name, description(self._source, layer, spec))
                     self._count(spec.nbytes)
         for constant in self._plan.constants:
@@ -135,6 +141,10 @@ class Execution:
                 self._copy(part)
             else:
                 self._quantize(layer, part)
+        except MemoryError as error:
+            raise ConversionError(
+                f"There is not enough memory for {part.name}; close other programs, or convert with fewer threads."
+            ) from error
         finally:
             part.buffer.release()
 

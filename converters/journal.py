@@ -1,8 +1,8 @@
 """What lets a conversion that was killed go on: a journal beside the temporary file, and a lock on it.
 
 The journal's first line is the fingerprint of the conversion; each later line names tensors that are
-on disk, not only in the system's memory, when the line is written. A conversion whose fingerprint
-differs starts anew. The lock is the operating system's and ends with its process, however that ends.
+on disk, not only in the system's memory, when the line is written, with the checksums of their pieces. A
+conversion whose fingerprint differs starts anew. The lock is the operating system's and ends with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_JOURNAL_BYTES = 64 << 20
+Pieces = list[list[int]]
+"""Of one tensor: first byte, number of bytes and CRC-32 of each piece that was written."""
+MAX_JOURNAL_BYTES = 256 << 20
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What some NFS, SMB and FUSE folders answer."""
 
@@ -28,36 +31,39 @@ class Journal:
         self._fingerprint = fingerprint
         self._file: BinaryIO | None = None
 
-    def resume(self) -> set[str]:
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def resume(self) -> dict[str, Pieces]:
         """Return what an earlier run with the same fingerprint finished; empty when there was none."""
         try:
             if self._path.stat().st_size > MAX_JOURNAL_BYTES:
-                return set()
+                return {}
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
-            return set()
-        names: set[str] = set()
+            return {}
+        finished: dict[str, Pieces] = {}
         for number, line in enumerate(lines[:-1]):  # what follows the last newline was cut off by the kill
             try:
                 entry = json.loads(line)
-            except ValueError:
-                return set()
+            except (ValueError, RecursionError):
+                return {}
             if number == 0 and entry != self._fingerprint:
-                return set()
-            if number > 0 and isinstance(entry, list):
-                names.update(str(name) for name in entry)
-        return names
+                return {}
+            if number > 0 and isinstance(entry, dict):
+                finished.update({name: pieces for name, pieces in entry.items() if _are_pieces(pieces)})
+        return finished
 
-    def start(self, done: set[str]) -> None:
+    def start(self, done: Mapping[str, Pieces]) -> None:
         """Write the journal anew with what is already done, and keep it open."""
         self._file = open_private(self._path)
         self._file.truncate(0)
         self._append(self._fingerprint)
-        self._append(sorted(done))
+        self._append(done)
 
-    def add(self, names: list[str]) -> None:
+    def add(self, finished: Mapping[str, Pieces]) -> None:
         """Record tensors that are on disk."""
-        self._append(names)
+        self._append(finished)
 
     def remove(self) -> None:
         """Close and delete the journal."""
@@ -66,11 +72,24 @@ class Journal:
             self._file = None
         self._path.unlink(missing_ok=True)
 
-    def _append(self, entry: str | list[str]) -> None:
+    def close(self) -> None:
+        """Close the journal and leave it for another run."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _append(self, entry: str | Mapping[str, Pieces]) -> None:
         assert self._file is not None
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _are_pieces(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(piece, list) and len(piece) == 3 and all(type(number) is int and number >= 0 for number in piece)
+        for piece in value
+    )
 
 
 def open_private(path: Path) -> BinaryIO:

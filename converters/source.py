@@ -62,10 +62,13 @@ class Source:
         for file in self._open:
             file.close()
 
-    def stamp(self) -> list[tuple[str, int, int]]:
-        """Path, size and time of change in ns of every file: equal for a source that nobody touched."""
+    def stamp(self) -> list[tuple[str, int, int, int, int]]:
+        """Path, size, number and both times of change in ns of every file: equal for a source that nobody touched.
+
+        The time of change that copying tools can set back is not enough: the other one they cannot.
+        """
         found = ((part.resolve(), os.fstat(file.fileno())) for part, file in zip(self.files, self._open, strict=True))
-        return [(str(part), stat.st_size, stat.st_mtime_ns) for part, stat in found]
+        return [(str(part), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for part, stat in found]
 
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor on the CPU, with a buffer of its own."""

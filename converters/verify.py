@@ -107,15 +107,14 @@ def verify_sources(
             raise Cancelled("Cancelled; nothing was written.")
         if name in after.descriptions:
             return [], None
-        if known is not None and name in known:
-            error = known[name]
-            return (_implausible(error) if error else []), error
         layer = after.layers.get(name[: -len(".weight")]) if name.endswith(".weight") else None
         original = name if name in source.tensors else prefix + name
         if original not in source.tensors:
             return [f"{name} has no counterpart in the source"], None
         counterpart = before.layers.get(original[: -len(".weight")]) if layer is not None else None
         plain = layer is not None and counterpart is not None and layer.is_plain and layer.format == counterpart.format
+        if known is not None and name in known and (layer is None or counterpart is None or not layer.described):
+            return [], None
         if layer is None or counterpart is None or plain or not (layer.described or counterpart.described):
             same = equal_bytes(source, original, converted, name)
             return [] if same else [f"{name} differs from the source although it was to be copied"], None
@@ -123,6 +122,9 @@ def verify_sources(
         broken = [] if carried else broken_storage(converted, layer, counterpart.shape, component(name, part))
         if broken:
             return broken, None
+        ready = known.get(name) if known is not None else None
+        if ready is not None:
+            return _implausible(ready), ready
         error = measure(source, counterpart, converted, layer, cancelled)
         if carried and not (error.identical and counterpart.tag in (None, layer.tag)):
             return [f"{layer.name} was {layer.format} already but differs from the source"], error

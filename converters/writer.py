@@ -1,8 +1,8 @@
 """Write a safetensors file whose tensors are declared beforehand, in any order, from several threads.
 
 All offsets follow from the declarations, so the header is written first and each piece of a tensor goes to
-its place when it is ready, and is read back at once. The file grows under a temporary name in the target
-folder and gets its real name only when it is complete, on disk and verified.
+its place when it is ready. The file grows under a temporary name in the target folder, is read again as a
+whole when it is on disk, and gets its real name only when every piece is what was written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,10 @@ from typing import BinaryIO
 import torch
 
 from ..calibration.files import sync_folder
-from .errors import ConversionError
-from .journal import Journal, lock, open_private
+from .errors import ConversionError, VerificationError
+from .journal import Journal, Pieces, lock, open_private
 from .layout import TensorSpec, lay_out
+from .pipeline import ordered
 from .positioned import PositionedFile
 
 SPACE_RESERVE = 16 << 20
@@ -32,6 +34,11 @@ SPACE_RESERVE = 16 << 20
 
 SYNC_BYTES = 256 << 20
 """How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
+
+
+def temporary_names(target: Path) -> tuple[Path, Path]:
+    """The file in the making and its journal, beside the target."""
+    return target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.journal")
 
 
 class Writer:
@@ -65,18 +72,19 @@ class Writer:
                 another conversion is writing to the same target.
         """
         self.target = target
-        self.temporary = target.with_name(f".{target.name}.part")
+        self.temporary, journal = temporary_names(target)
         self._head, self._places = lay_out(specs, metadata)
         self.size = len(self._head) + sum(spec.nbytes for _, spec in self._places.values())
         self.done: frozenset[str] = frozenset()
         self._left = {name: spec.nbytes for name, (_, spec) in self._places.items()}
+        self._pieces: dict[str, Pieces] = {name: [] for name in self._places}
         self._unsynced: list[str] = []
         self._unsynced_bytes = 0
         self._lock = threading.Lock()
         self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="nvfp4-studio-sync")
         self._syncing: Future[None] | None = None
         self._overwrite = overwrite
-        self._journal = Journal(target.with_name(f".{target.name}.journal"), fingerprint)
+        self._journal = Journal(journal, fingerprint)
         self._check_target()
         try:
             self._file: BinaryIO | None = self._locked()
@@ -84,16 +92,20 @@ class Writer:
             raise _explained(error, target) from error
         try:
             self._check_space()
+        except ConversionError:
+            self._leave()
+            raise
+        try:
             self._begin()
         except OSError as error:
             self.abort()
             raise _explained(error, target) from error
-        except ConversionError:
-            self.abort()
-            raise
 
     def _locked(self) -> BinaryIO:
-        """Open and lock the temporary file. Another process may rename or remove it in between: then try again."""
+        """Open and lock the temporary file. Another process may rename or remove it in between: then try again.
+
+        A file of this name that no journal belongs to is somebody else's, and stays as it is.
+        """
         while True:
             file = open_private(self.temporary)
             ours = False
@@ -101,6 +113,10 @@ class Writer:
                 if not lock(file):
                     raise ConversionError(
                         f"Another conversion is writing {self.target}; wait for it or choose another name."
+                    )
+                if os.fstat(file.fileno()).st_size and not self._journal.exists():
+                    raise ConversionError(
+                        f"{self.temporary} is in the way and was not begun by nvfp4-studio; move it or choose another name."
                     )
                 with contextlib.suppress(FileNotFoundError):
                     ours = os.path.samestat(os.fstat(file.fileno()), os.stat(self.temporary))
@@ -111,23 +127,36 @@ class Writer:
                 return file
 
     def _begin(self) -> None:
-        """Write the header, or find that a killed run wrote it and go on after what is on disk."""
+        """Go on after what a killed run put on disk, as far as it is still what was written, or begin anew."""
         assert self._file is not None
-        self._file.seek(0, os.SEEK_END)
-        complete = self._file.tell() == self.size
-        self._file.seek(0)
-        if complete and self._file.read(len(self._head)) == self._head:
-            self.done = frozenset(self._journal.resume() & self._left.keys())
-        if not self.done:
-            self._file.seek(0)
-            self._file.truncate(0)
-            self._file.write(self._head)
-            self._file.truncate(self.size)
-            self._file.flush()
-        for name in self.done:
-            del self._left[name]
-        self._journal.start(set(self.done))
         self._data = PositionedFile(self._file)
+        size = self._file.seek(0, os.SEEK_END)
+        finished = self._journal.resume() if size == self.size else {}
+        for name in finished.keys() & self._places.keys():
+            if self._is_whole(name, finished[name]) and self._differing(name, finished[name]) is None:
+                self._pieces[name] = finished[name]
+                del self._left[name]
+        self.done = frozenset(self._places.keys() - self._left.keys())
+        # First the journal: it must never name what the next lines throw away.
+        self._journal.start({name: self._pieces[name] for name in self.done})
+        if not self.done:
+            self._file.truncate(0)
+        self._data.write(0, memoryview(self._head))
+        self._file.truncate(self.size)
+
+    def _is_whole(self, name: str, pieces: Pieces) -> bool:
+        position = 0
+        for first, count, _ in sorted(pieces):
+            if first != position:
+                return False
+            position += count
+        return position == self._places[name][1].nbytes
+
+    def _differing(self, name: str, pieces: Pieces) -> int | None:
+        """The first byte of a piece that the file does not hold as it was written, None when all are right."""
+        start, _ = self._places[name]
+        wrong = (first for first, count, crc in pieces if self._data.checksum(start + first, count) != crc)
+        return next(wrong, None)
 
     def __enter__(self) -> Writer:
         return self
@@ -148,10 +177,10 @@ class Writer:
         self.write_piece(name, 0, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def write_piece(self, name: str, first: int, data: memoryview) -> None:
-        """Write bytes of a declared tensor from its byte ``first`` on, and read them back.
+        """Write bytes of a declared tensor from its byte ``first`` on.
 
         Raises:
-            ConversionError: more bytes than declared, the disk refuses, or it gives back other bytes.
+            ConversionError: more bytes than declared, or the disk refuses.
         """
         offset, spec = self._places[name]
         if first + len(data) > spec.nbytes:
@@ -160,20 +189,16 @@ class Writer:
             )
         try:
             self._data.write(offset + first, data)
-            same = self._data.holds(offset + first, data)
         except OSError as error:
             raise _explained(error, self.target) from error
-        if not same:
-            raise ConversionError(
-                f"{self.target.parent} gave back other bytes of {name} than were written; check the disk or choose another."
-            )
-        self._written(name, len(data))
+        self._written(name, [first, len(data), zlib.crc32(data)])
 
-    def _written(self, name: str, count: int) -> None:
+    def _written(self, name: str, piece: list[int]) -> None:
         with self._lock:
             if name in self.done:
                 return  # the same bytes once more
-            self._left[name] -= count
+            self._pieces[name].append(piece)
+            self._left[name] -= piece[1]
             if self._left[name] > 0:
                 return
             del self._left[name]
@@ -192,7 +217,7 @@ class Writer:
             names, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
         try:
             os.fsync(self._file.fileno())
-            self._journal.add(names)
+            self._journal.add({name: self._pieces[name] for name in names})
         except OSError as error:
             raise _explained(error, self.target) from error
 
@@ -214,18 +239,45 @@ class Writer:
     def fill_in(self, known: Mapping[str, str]) -> None:
         """Replace texts in the header by others of the same length, such as digests that are known only now."""
         assert self._file is not None
-        head = self._head
         for place, text in known.items():
-            if len(place) != len(text) or head.count(place.encode()) != 1:
+            if len(place) != len(text) or self._head.count(place.encode()) != 1:
                 raise ConversionError(f"The header has no single place for {place!r}; please report this.")
-            head = head.replace(place.encode(), text.encode())
+            self._head = self._head.replace(place.encode(), text.encode())
         try:
-            self._file.seek(0)
-            self._file.write(head)
-            self._file.flush()
+            self._data.write(0, memoryview(self._head))
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _explained(error, self.target) from error
+
+    def check(self, workers: int, check: Callable[[], None]) -> None:
+        """Read the whole file again and compare it with what was written.
+
+        Args:
+            workers: threads that read.
+            check: called between tensors; may raise to cancel.
+
+        Raises:
+            VerificationError: the file holds other bytes.
+        """
+
+        def examine(name: str) -> int | None:
+            check()
+            return self._differing(name, self._pieces[name])
+
+        try:
+            if self._data.checksum(0, len(self._head)) != zlib.crc32(self._head):
+                raise self._gave_back("the header", 0)
+            for name, first in ordered(examine, self._pieces, workers):
+                if first is not None:
+                    raise self._gave_back(name, first)
+        except OSError as error:
+            raise _explained(error, self.target) from error
+
+    def _gave_back(self, what: str, first: int) -> VerificationError:
+        return VerificationError(
+            f"{self.target.parent} gave back other bytes of {what} (from byte {first} on) than were written, and nothing "
+            "was kept; check the disk, or choose another folder."
+        )
 
     def commit(self) -> None:
         """Give the finished file its name."""
@@ -236,10 +288,10 @@ class Writer:
                 self._file.close()  # Windows renames no open file
             # Elsewhere the lock is held until the temporary name is gone: nobody can get hold of the file by it.
             os.replace(self.temporary, self.target)
+            self._journal.remove()
             self._file.close()
             self._file = None
             sync_folder(self.target.parent)
-            self._journal.remove()
         except OSError as error:
             raise _explained(error, self.target) from error
 
@@ -249,15 +301,25 @@ class Writer:
         if self._file is None:
             return
         file, self._file = self._file, None
-        try:
-            if os.name == "nt":
-                file.close()
-            self.temporary.unlink(missing_ok=True)
-            file.close()
-        except OSError:
-            self.temporary.unlink(missing_ok=True)  # what was still buffered is thrown away on purpose
-        finally:
+        # The journal goes first, and the lock last: another run must not find the one without the other.
+        with contextlib.suppress(OSError):
             self._journal.remove()
+        if os.name == "nt":
+            file.close()
+        with contextlib.suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.close()
+
+    def _leave(self) -> None:
+        """Let go of a temporary file that holds an earlier run's work; an empty one is removed."""
+        assert self._file is not None
+        if not os.fstat(self._file.fileno()).st_size:
+            self.abort()
+            return
+        self._sync_thread.shutdown()
+        self._file.close()
+        self._file = None
 
     def _check_target(self) -> None:
         if not self.target.parent.is_dir():
@@ -269,7 +331,8 @@ class Writer:
 
     def _check_space(self) -> None:
         assert self._file is not None
-        allocated = getattr(os.fstat(self._file.fileno()), "st_blocks", 0) * 512
+        stat = os.fstat(self._file.fileno())
+        allocated = stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
         free = shutil.disk_usage(self.target.parent).free + allocated
         if free < self.size + SPACE_RESERVE:
             raise ConversionError(
@@ -283,4 +346,7 @@ def _explained(error: OSError, target: Path) -> ConversionError:
         return ConversionError(
             f"The disk of {target.parent} is full; nothing was left behind. Make room and start again."
         )
-    return ConversionError(f"{target} cannot be written: {error.strerror or error}.")
+    named = Path(error.filename) if isinstance(error.filename, str) else target
+    return ConversionError(
+        f"{named} cannot be written: {error.strerror or error}; check the folder's permissions, or choose another output."
+    )

@@ -27,6 +27,8 @@ def through(
         yield from map(compute, pieces)
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # What was made on the caller's stream, such as tables, must be there before the first piece is computed.
+    stream.wait_stream(torch.cuda.current_stream(device))
     under_way: tuple[torch.cuda.Event, Results] | None = None
     for piece in pieces:
         with torch.cuda.stream(stream):
