@@ -22,8 +22,9 @@ from .plan import Options, Plan
 from .report import Report
 from .rounding import INFORMED
 from .source import Source, open_source
+from .target import temporary_names
 from .verify import verify_sources
-from .writer import Writer, temporary_names
+from .writer import Writer
 
 
 def convert(

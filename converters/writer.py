@@ -8,9 +8,7 @@ whole when it is on disk, and gets its real name only when every piece is what w
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -23,22 +21,14 @@ import torch
 
 from ..calibration.files import sync_folder
 from .errors import ConversionError, VerificationError
-from .journal import Journal, Pieces, lock, open_private
+from .journal import Journal, Pieces
 from .layout import TensorSpec, lay_out
 from .pipeline import ordered
 from .positioned import PositionedFile
-
-SPACE_RESERVE = 16 << 20
-"""Free bytes that must remain after the file: reports and the file system's own needs."""
-
+from .target import check_space, check_target, explained, open_locked, temporary_names
 
 SYNC_BYTES = 256 << 20
 """How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
-
-
-def temporary_names(target: Path) -> tuple[Path, Path]:
-    """The file in the making and its journal, beside the target."""
-    return target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.journal")
 
 
 class Writer:
@@ -85,13 +75,13 @@ class Writer:
         self._syncing: Future[None] | None = None
         self._overwrite = overwrite
         self._journal = Journal(journal, fingerprint)
-        self._check_target()
+        check_target(target, overwrite)
         try:
-            self._file: BinaryIO | None = self._locked()
+            self._file: BinaryIO | None = open_locked(target, self._journal)
         except OSError as error:
-            raise _explained(error, target) from error
+            raise explained(error, target) from error
         try:
-            self._check_space()
+            check_space(self._file, target, self.size)
         except ConversionError:
             self._leave()
             raise
@@ -99,32 +89,7 @@ class Writer:
             self._begin()
         except OSError as error:
             self.abort()
-            raise _explained(error, target) from error
-
-    def _locked(self) -> BinaryIO:
-        """Open and lock the temporary file. Another process may rename or remove it in between: then try again.
-
-        A file of this name that no journal belongs to is somebody else's, and stays as it is.
-        """
-        while True:
-            file = open_private(self.temporary)
-            ours = False
-            try:
-                if not lock(file):
-                    raise ConversionError(
-                        f"Another conversion is writing {self.target}; wait for it or choose another name."
-                    )
-                if os.fstat(file.fileno()).st_size and not self._journal.exists():
-                    raise ConversionError(
-                        f"{self.temporary} is in the way and was not begun by nvfp4-studio; move it or choose another name."
-                    )
-                with contextlib.suppress(FileNotFoundError):
-                    ours = os.path.samestat(os.fstat(file.fileno()), os.stat(self.temporary))
-            finally:
-                if not ours:
-                    file.close()
-            if ours:
-                return file
+            raise explained(error, target) from error
 
     def _begin(self) -> None:
         """Go on after what a killed run put on disk, as far as it is still what was written, or begin anew."""
@@ -190,7 +155,7 @@ class Writer:
         try:
             self._data.write(offset + first, data)
         except OSError as error:
-            raise _explained(error, self.target) from error
+            raise explained(error, self.target) from error
         self._written(name, [first, len(data), zlib.crc32(data)])
 
     def _written(self, name: str, piece: list[int]) -> None:
@@ -219,7 +184,7 @@ class Writer:
             os.fsync(self._file.fileno())
             self._journal.add({name: self._pieces[name] for name in names})
         except OSError as error:
-            raise _explained(error, self.target) from error
+            raise explained(error, self.target) from error
 
     def finish(self) -> Path:
         """Put everything on disk and return the temporary path, for verification.
@@ -247,7 +212,7 @@ class Writer:
             self._data.write(0, memoryview(self._head))
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _explained(error, self.target) from error
+            raise explained(error, self.target) from error
 
     def check(self, workers: int, check: Callable[[], None]) -> None:
         """Read the whole file again and compare it with what was written.
@@ -271,7 +236,7 @@ class Writer:
                 if first is not None:
                     raise self._gave_back(name, first)
         except OSError as error:
-            raise _explained(error, self.target) from error
+            raise explained(error, self.target) from error
 
     def _gave_back(self, what: str, first: int) -> VerificationError:
         return VerificationError(
@@ -282,7 +247,7 @@ class Writer:
     def commit(self) -> None:
         """Give the finished file its name."""
         assert self._file is not None
-        self._check_target()
+        check_target(self.target, self._overwrite)
         try:
             if os.name == "nt":
                 self._file.close()  # Windows renames no open file
@@ -293,7 +258,7 @@ class Writer:
             self._file = None
             sync_folder(self.target.parent)
         except OSError as error:
-            raise _explained(error, self.target) from error
+            raise explained(error, self.target) from error
 
     def abort(self) -> None:
         """Remove the temporary file and the journal, if they are still there and ours."""
@@ -320,33 +285,3 @@ class Writer:
         self._sync_thread.shutdown()
         self._file.close()
         self._file = None
-
-    def _check_target(self) -> None:
-        if not self.target.parent.is_dir():
-            raise ConversionError(
-                f"The folder {self.target.parent} does not exist; create it or choose another output."
-            )
-        if self.target.is_dir() or (os.path.lexists(self.target) and not self._overwrite):
-            raise ConversionError(f"{self.target} exists already; choose another name or allow overwriting.")
-
-    def _check_space(self) -> None:
-        assert self._file is not None
-        stat = os.fstat(self._file.fileno())
-        allocated = stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
-        free = shutil.disk_usage(self.target.parent).free + allocated
-        if free < self.size + SPACE_RESERVE:
-            raise ConversionError(
-                f"{self.target.parent} has {free / 1e9:.2f} GB free but the output needs {self.size / 1e9:.2f} GB; "
-                "make room or choose another folder."
-            )
-
-
-def _explained(error: OSError, target: Path) -> ConversionError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ConversionError(
-            f"The disk of {target.parent} is full; nothing was left behind. Make room and start again."
-        )
-    named = Path(error.filename) if isinstance(error.filename, str) else target
-    return ConversionError(
-        f"{named} cannot be written: {error.strerror or error}; check the folder's permissions, or choose another output."
-    )

@@ -183,7 +183,7 @@ def test_a_temporary_name_that_is_somebody_elses_is_not_written_through(kind: st
         temporary.hardlink_to(source)
     else:
         temporary.symlink_to(source)
-    with pytest.raises(ConversionError, match="temporary name|symbolic links"):
+    with pytest.raises(ConversionError, match="the source itself"):
         convert(source, tmp_path / "out.safetensors", OPTIONS)
     assert source.read_bytes() == before and temporary.exists()
 

@@ -263,7 +263,7 @@ def test_refusals(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="exists already"):
         convert(source, target)
     assert target.read_text() == "mine"
-    with pytest.raises(ConversionError, match="is the source itself"):
+    with pytest.raises(ConversionError, match="the source itself"):
         convert(source, source, overwrite=True)
     with pytest.raises(ConversionError, match="must end in .safetensors"):
         convert(source, tmp_path / "out.gguf")

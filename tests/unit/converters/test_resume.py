@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from nvfp4_studio.converters import ConversionError, Options, convert, verify, writer
+from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters.journal import Journal
 
 Checkpoint = Callable[..., Path]
@@ -103,7 +104,7 @@ def test_a_resumed_run_writes_only_what_is_missing(
     on_disk = Journal(
         tmp_path / ".out.safetensors.journal", json.loads(saved[".out.safetensors.journal"].split(b"\n")[0])
     )
-    done = on_disk.resume()
+    done = set(on_disk.resume())
     written: list[str] = []
     original = writer.Writer.write_piece
 
@@ -163,10 +164,114 @@ def test_two_conversions_to_one_target(checkpoint: Checkpoint, tmp_path: Path) -
     assert refused and verify(source, target).problems == ()
 
 
-DAMAGED = [b"", b"\n", b"\xff\xfe\n", b'"other"\n["a"]\n', b'"mine"\n{"a": 1}\n', b'"mine"\n["a"', b'["a"]\n["b"]\n']
+DAMAGED = [
+    b"", b"\n", b"\xff\xfe\n", b'"other"\n{"a": [[0, 1, 2]]}\n', b'"mine"\n{"a": 1}\n', b'"mine"\n{"a": [[0, -1, 2]]}\n',
+    b'"mine"\n["a"]\n', b'"mine"\n{"a": [[0, 1, 2]]}', b'{"a": []}\n["b"]\n',
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("data", DAMAGED)
 def test_a_damaged_journal_means_a_fresh_start(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(data)
-    assert Journal(tmp_path / "j", "mine").resume() == set()
+    assert Journal(tmp_path / "j", "mine").resume() == {}
+
+
+def _killed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, at: str = "writing to disk") -> bytes:
+    """Leave what a kill leaves when everything is on disk but nothing renamed; return the finished file's bytes."""
+    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    saved: dict[str, bytes] = {}
+
+    def snapshot(done: int, total: int, label: str) -> None:
+        if label == at:
+            saved.update({path.name: path.read_bytes() for path in target.parent.glob(".out*")})
+
+    convert(source, target, progress=snapshot)
+    whole = target.read_bytes()
+    target.unlink()
+    for name, data in saved.items():
+        (target.parent / name).write_bytes(data)
+    return whole
+
+
+def test_what_was_damaged_since_the_kill_is_done_again(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    whole = _killed(source, target, monkeypatch)
+    part = tmp_path / ".out.safetensors.part"
+    data = bytearray(part.read_bytes())
+    for place in range(len(data) // 3, len(data), len(data) // 7):
+        data[place] ^= 0xFF
+    part.write_bytes(data)
+    convert(source, target)
+    assert target.read_bytes() == whole
+
+
+def test_a_run_killed_just_before_the_renaming_is_not_lost(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the header holds the digests already, and differs from the one that a run begins with."""
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    whole = _killed(source, target, monkeypatch, at="reading again what was written")
+    written: list[str] = []
+    original = writer.Writer.write_piece
+    monkeypatch.setattr(
+        writer.Writer,
+        "write_piece",
+        lambda self, name, first, data: (written.append(name), original(self, name, first, data))[1],
+    )
+    shares: list[float] = []
+    convert(source, target, progress=lambda done, total, _: shares.append(done / total))
+    assert target.read_bytes() == whole and len(written) < 10
+    assert max(shares) <= 1
+
+
+def test_a_killed_run_and_a_source_that_only_pretends_to_be_the_same(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copying tools can set size and time of change to those of before."""
+    source, target = checkpoint("bf16"), tmp_path / "out.safetensors"
+    _killed(source, target, monkeypatch)
+    stat, data = source.stat(), bytearray(source.read_bytes())
+    data[-2000:] = bytes(2000)
+    source.write_bytes(data)
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    convert(source, target)
+    convert(source, tmp_path / "fresh.safetensors")
+    assert _digest(target) == _digest(tmp_path / "fresh.safetensors")
+
+
+def test_a_journal_of_a_fresh_start_never_names_what_is_not_there(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the new journal and the new file: the journal is empty before the file is."""
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    _killed(source, target, monkeypatch)
+    part = tmp_path / ".out.safetensors.part"
+    part.write_bytes(part.read_bytes()[:-1])  # of another size: nothing of it can be used
+    seen: list[bytes] = []
+    started = Journal.start
+
+    def start(self: Journal, done: object) -> None:
+        started(self, done)  # type: ignore[arg-type]
+        seen.append(part.read_bytes())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "start", start)
+    with pytest.raises(ConversionError, match="is full"):
+        convert(source, target)
+    assert seen and len(seen[0]) > 1000, "the file was emptied before the journal"
+
+
+def test_too_little_space_leaves_the_work_of_a_killed_run(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    whole = _killed(source, target, monkeypatch)
+    monkeypatch.setattr(target_module, "SPACE_RESERVE", 1 << 60)
+    with pytest.raises(ConversionError, match="make room"):
+        convert(source, target)
+    assert sorted(path.name for path in tmp_path.glob(".out*")) == [".out.safetensors.journal", ".out.safetensors.part"]
+    monkeypatch.setattr(target_module, "SPACE_RESERVE", 1)
+    convert(source, target)
+    assert target.read_bytes() == whole

@@ -97,3 +97,17 @@ def test_waiting_for_memory_can_be_cancelled() -> None:
 
     with pytest.raises(Cancelled):
         pool.take(1, 1, cancel)
+
+
+@pytest.mark.parametrize("sizes", [[8] * 24 + list(range(20, 190, 7)), [*range(188, 8, -9), *range(8, 190, 11)]])
+def test_what_is_kept_for_the_next_never_exceeds_the_limit(sizes: list[int]) -> None:
+    pool = Buffers(192)
+    for size in sizes:
+        pool.take(size, 1, lambda: None).release()
+        assert sum(map(len, pool._free)) + pool._used <= 192
+
+
+def test_a_small_piece_does_not_occupy_large_memory() -> None:
+    pool = Buffers(200)
+    pool.take(190, 1, lambda: None).release()
+    assert len(pool.take(3, 1, lambda: None).memory) == 3

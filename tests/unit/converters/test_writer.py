@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters.errors import ConversionError
+from nvfp4_studio.converters import Options, convert
+from nvfp4_studio.converters.errors import ConversionError, SourceError, VerificationError
 from nvfp4_studio.converters.layout import TensorSpec, lay_out
 from nvfp4_studio.converters.writer import Writer
 
@@ -103,8 +106,8 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path: Path) -> 
 FULL_DISK = """
 import sys, torch
 from pathlib import Path
-from nvfp4_studio.converters import writer
-writer.SPACE_RESERVE = -10**9  # the check beforehand must not be what stops it
+from nvfp4_studio.converters import target, writer
+target.SPACE_RESERVE = -10**9  # the check beforehand must not be what stops it
 spec = writer.TensorSpec("a", torch.uint8, (8 << 20,))
 try:
     with writer.Writer(Path(sys.argv[1]), [spec], {}, overwrite=False) as file:
@@ -151,3 +154,83 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConversionError, match="cannot be written: Permission denied"):
         Writer(tmp_path / "x.safetensors", SPECS, {}, overwrite=False)
+
+
+@pytest.mark.parametrize("name", [".out.safetensors.part", ".out.safetensors.journal"])
+def test_a_source_with_the_name_of_a_file_in_the_making_is_not_touched(name: str, tmp_path: Path) -> None:
+    source = tmp_path / name
+    save_file({"blocks.0.a.weight": torch.randn(64, 64)}, source)
+    before = source.read_bytes()
+    with pytest.raises(ConversionError, match="the source itself"):
+        convert(source, tmp_path / "out.safetensors", Options(recipe="weight-only"))
+    assert source.read_bytes() == before
+
+
+def test_a_file_of_somebody_else_in_the_way_is_not_touched(tmp_path: Path) -> None:
+    foreign = tmp_path / ".x.safetensors.part"
+    foreign.write_bytes(b"half a download")
+    with pytest.raises(ConversionError, match=r"\.x\.safetensors\.part is in the way"):
+        _write(tmp_path / "x.safetensors")
+    assert foreign.read_bytes() == b"half a download"
+
+
+@pytest.mark.parametrize("moment", ["writing to disk", "reading again what was written"])
+@pytest.mark.parametrize("place", [0.01, 0.4, 0.99])
+def test_bytes_that_change_on_the_disk_are_noticed(moment: str, place: float, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({f"blocks.{number}.a.weight": torch.randn(256, 256) for number in range(8)}, source)
+    flipped: list[bool] = []
+
+    def flip(done: int, total: int, label: str) -> None:
+        part = tmp_path / ".out.safetensors.part"
+        if label == moment and not flipped:
+            with part.open("r+b") as file:
+                file.seek(int(part.stat().st_size * place))
+                found = file.read(1)
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([found[0] ^ 1]))
+            flipped.append(True)
+
+    with pytest.raises((VerificationError, SourceError)):
+        convert(source, target, Options(recipe="weight-only"), progress=flip)
+    assert flipped and sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({f"blocks.{number}.a.weight": torch.randn(256, 256) for number in range(8)}, source)
+
+    def change(done: int, total: int, label: str) -> None:
+        if label == "writing to disk":
+            with source.open("r+b") as file:
+                file.seek(-5000, os.SEEK_END)
+                file.write(bytes(5000))
+
+    with pytest.raises(SourceError, match="changed while it was converted"):
+        convert(source, target, Options(recipe="weight-only"), progress=change)
+    assert not target.exists()
+
+
+def test_a_folder_that_cannot_be_synced_does_not_make_a_good_file_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network and FUSE folders answer EINVAL."""
+    fsync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    _write(tmp_path / "x.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_threads_and_names_that_cannot_be(tmp_path: Path) -> None:
+    source = tmp_path / "in.safetensors"
+    save_file({"blocks.0.a.weight": torch.randn(64, 64)}, source)
+    with pytest.raises(ConversionError, match="-1 threads"):
+        convert(source, tmp_path / "out.safetensors", workers=-1)
+    with pytest.raises(ConversionError, match="is no file name"):
+        convert(source, "a\0b.safetensors")

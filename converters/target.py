@@ -1,0 +1,78 @@
+"""The target and the file in the making beside it: whether it may be written, and that nobody else does."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import ConversionError
+from .journal import Journal, lock, open_private
+
+SPACE_RESERVE = 16 << 20
+"""Free bytes that must remain after the file: reports and the file system's own needs."""
+
+
+def temporary_names(target: Path) -> tuple[Path, Path]:
+    """The file in the making and its journal, beside the target."""
+    return target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.journal")
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raises ConversionError when the target may not or cannot be made."""
+    if not target.parent.is_dir():
+        raise ConversionError(f"The folder {target.parent} does not exist; create it or choose another output.")
+    if target.is_dir() or (os.path.lexists(target) and not overwrite):
+        raise ConversionError(f"{target} exists already; choose another name or allow overwriting.")
+
+
+def open_locked(target: Path, journal: Journal) -> BinaryIO:
+    """Open and lock the temporary file. Another process may rename or remove it in between: then try again.
+
+    A file of this name that no journal belongs to is somebody else's, and stays as it is.
+    """
+    temporary, _ = temporary_names(target)
+    while True:
+        file = open_private(temporary)
+        ours = False
+        try:
+            if not lock(file):
+                raise ConversionError(f"Another conversion is writing {target}; wait for it or choose another name.")
+            if os.fstat(file.fileno()).st_size and not journal.exists():
+                raise ConversionError(
+                    f"{temporary} is in the way and was not begun by nvfp4-studio; move it or choose another name."
+                )
+            with contextlib.suppress(FileNotFoundError):
+                ours = os.path.samestat(os.fstat(file.fileno()), os.stat(temporary))
+        finally:
+            if not ours:
+                file.close()
+        if ours:
+            return file
+
+
+def check_space(file: BinaryIO, target: Path, size: int) -> None:
+    """Raises ConversionError when ``size`` bytes do not fit, counting what the file in the making has already."""
+    stat = os.fstat(file.fileno())
+    allocated = stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
+    free = shutil.disk_usage(target.parent).free + allocated
+    if free < size + SPACE_RESERVE:
+        raise ConversionError(
+            f"{target.parent} has {free / 1e9:.2f} GB free but the output needs {size / 1e9:.2f} GB; "
+            "make room or choose another folder."
+        )
+
+
+def explained(error: OSError, target: Path) -> ConversionError:
+    """What the system said, as one sentence with the way out."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConversionError(
+            f"The disk of {target.parent} is full; nothing was left behind. Make room and start again."
+        )
+    named = Path(error.filename) if isinstance(error.filename, str) else target
+    return ConversionError(
+        f"{named} cannot be written: {error.strerror or error}; check the folder's permissions, or choose another output."
+    )
