@@ -12,7 +12,7 @@ from .errors import CalibrationError
 from .fingerprint import differing
 from .histogram import fraction_above
 from .kinds import kinds
-from .page import decibels, number
+from .page import counted, decibels, number
 from .prediction import block_model
 from .report import finite
 from .scales import activation_range
@@ -101,7 +101,7 @@ class Comparison:
         far = self.movers()[0]
         lines = [
             f"{self.second} against {self.first}: inputs are in the median {times(self.ratio)} "
-            f"({len(self.layers)} layers in both, {moved} of them changed by more than {EQUAL - 1:.0%})."
+            f"({counted(len(self.layers), 'layer')} in both, {moved} of them changed by more than {EQUAL - 1:.0%})."
         ]
         if moved:
             lines.append(
@@ -111,16 +111,18 @@ class Comparison:
         if harmed:
             worst = harmed[0]
             lines.append(
-                f"Scales from {self.first} would harm {len(harmed)} layers of {self.second}, most {worst.name} "
+                f"Scales from {self.first} would harm {counted(len(harmed), 'layer')} of {self.second}, most {worst.name} "
                 f"(predicted {decibels(worst.sqnr_db)} instead of {decibels(worst.own_sqnr_db)}): calibrate {self.second} itself."
             )
         elif any(layer.own_sqnr_db is not None for layer in self.layers):
             lines.append(f"Scales from {self.first} would serve {self.second} as well: no layer loses {HARM_DB:g} dB.")
         if self.other_weights:
-            lines.append(f"The weights of {len(self.other_weights)} layers differ, first {self.other_weights[0]}.")
+            lines.append(
+                f"Weights differ in {counted(len(self.other_weights), 'layer')}, first {self.other_weights[0]}."
+            )
         for name, alone in ((self.first, self.only_first), (self.second, self.only_second)):
             if alone:
-                lines.append(f"Only in {name}: {len(alone)} layers, first {alone[0]}.")
+                lines.append(f"Only in {name}: {counted(len(alone), 'layer')}, first {alone[0]}.")
         for name, bins in zip((self.first, self.second), self.unmatched_bins, strict=True):
             if bins:
                 lines.append(

@@ -47,3 +47,8 @@ def share(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{100 * value:.3g}%" if value else "0"
+
+
+def counted(amount: int, noun: str) -> str:
+    """ "1 layer", "20 layers"."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"

@@ -12,6 +12,7 @@ from .convergence import Convergence
 from .coverage import Coverage
 from .histogram import percentile
 from .kinds import kinds
+from .page import counted
 from .policies import PolicyEffect, effects
 from .prediction import mean_square
 from .scales import DEFAULT_POLICY, POLICIES
@@ -120,7 +121,7 @@ class CalibrationReport:
         if noted:
             lines.append(f"{noted[0].name}: {noted[0].chosen.note}.")
         if len(noted) > 1:
-            lines.append(f"{len(noted) - 1} more layers have notes of this kind: see the layers' table.")
+            lines.append(f"{counted(len(noted) - 1, 'more layer')} with a note of this kind, all in the JSON.")
         return lines
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .comparison import Comparison, LayerChange, factor
 from .coverage import Coverage
-from .page import Section, decibels, number, share
+from .page import Section, counted, decibels, number, share
 from .report import OUTLIER, CalibrationReport, LayerReport
 from .scales import DEFAULT_POLICY, POLICIES
 from .statistics import PASSES, SCHEDULE_BINS
@@ -189,7 +189,9 @@ def _schedule(report: CalibrationReport) -> list[Section]:
     ]
     partly = report.partly_seen()
     if partly:
-        lines.append(f"{len(partly)} layers did not run at every noise level that was sampled, first {partly[0].name}.")
+        lines.append(
+            f"{counted(len(partly), 'layer')} did not run at every noise level that was sampled, first {partly[0].name}."
+        )
     return [Section("Coverage by noise level", tuple(lines), ("noise level", *PASSES, "layers", "peaks"), tuple(rows))]
 
 

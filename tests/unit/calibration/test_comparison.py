@@ -78,7 +78,7 @@ def test_layers_and_noise_levels_of_one_alone_are_told() -> None:
     assert (found.only_first, found.only_second) == (("blocks.4.attn",), ("blocks.0.mlp",))
     assert found.unmatched_bins == ((15,), (3,))
     text = " ".join(found.verdict())
-    assert "Only in B: 1 layers, first blocks.0.mlp." in text and "Only A has seen 1 of 16 noise levels" in text
+    assert "Only in B: 1 layer, first blocks.0.mlp." in text and "Only A has seen 1 of 16 noise levels" in text
 
 
 def test_other_shapes_are_another_model() -> None:
