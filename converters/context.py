@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..calibration import Calibration, LayerStatistics
 from .encoders import Encoder
 from .families import Family, component, encoder_prefix
-from .layers import Recognised, SourceLayer
+from .layers import Recognised, SourceLayer, todays_name
 from .layout import TensorSpec
 from .plan import Options
 from .recipe import Blocks, Recipe
@@ -58,3 +58,8 @@ class Context:
         """The declaration of a tensor that passes through."""
         info = self.source.tensors[name]
         return TensorSpec(self.output_name(name), info.torch_dtype, info.shape)
+
+    def unchanged_companion(self, name: str) -> TensorSpec:
+        """The declaration of a companion that passes through under its name of today."""
+        spec = self.unchanged(name)
+        return TensorSpec(todays_name(spec.name), spec.dtype, spec.shape)

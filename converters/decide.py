@@ -9,7 +9,7 @@ from .context import Context
 from .encoders import find_encoders
 from .errors import PlanError
 from .families import component, detect_family
-from .layer_rules import decide_layer
+from .layer_rules import check_block_scales, decide_layer
 from .layers import recognise
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
 from .plan import LAYOUTS, LayerDecision, Options, Plan
@@ -35,7 +35,7 @@ def make_plan(
     Raises:
         PlanError: unknown option, a calibration of another model, a source that is NVFP4 already, or
             a recipe that matches no layer.
-        SourceError: damaged tags.
+        SourceError: damaged tags, or FP8 weights with scales that cannot be read.
     """
     options = options or Options()
     _check(options)
@@ -63,6 +63,7 @@ def make_plan(
         raise PlanError(
             f"{source.path.name} has no key prefix, so it is no all-in-one checkpoint; use layout diffusion-model."
         )
+    check_block_scales(context)
     warnings = check_calibration(context)
     layers = tuple(
         decide_layer(context, layer)

@@ -11,10 +11,10 @@ import torch
 from ..calibration import ActivationRange, input_scale
 from .activations import activation
 from .context import Context
-from .errors import PlanError
+from .errors import PlanError, SourceError
 from .formats import POLICIES, InputScale, nvfp4, tags
 from .formats.weight import one_a_row
-from .layers import FP8_FORMATS, NEEDED, SourceLayer
+from .layers import BLOCK_SCALES, FP8_FORMATS, NEEDED, SourceLayer
 from .layout import TensorSpec
 from .plan import LayerDecision, spec
 from .rounding import rounding_for
@@ -78,6 +78,7 @@ def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, r
     Raises:
         SourceError: its scales are neither one a tensor nor one a row.
     """
+    _refuse_block_scales(context, layer.name)
     if layer.scale is not None:
         one_a_row(layer.name, context.source.tensors[layer.scale].shape, layer.shape[0])
     stored = POLICIES[policy]
@@ -127,8 +128,7 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
 def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
     """VAE and unknown parts pass through, with the scales and tags that they have; so do text encoders, unless asked.
 
-    ComfyUI computes text encoders in full precision, so they need no input_scale. A raw FP8 matrix of a
-    text encoder gets the scale 1 that a mixed-precision text encoder asks for; a table does not.
+    ComfyUI computes text encoders in full precision, so they need no input_scale.
     """
     policy, reason = "keep", context.part(layer.weight).replace("_", " ")
     encoder = context.encoder(layer)
@@ -136,15 +136,55 @@ def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
         policy, reason = encoder.policy(layer, context.options.text_encoder)
     if policy in POLICIES and 0 not in layer.shape and not (layer.is_fp8 and _is_fp8(policy)):
         return _quantized(context, layer, layer.name, policy, reason)
-    linear = encoder is not None and not encoder.family.no_linear(encoder.module(layer))
-    if layer.is_fp8 and (layer.described or linear):
-        repairs = () if layer.scale else ("weight_scale = 1 added (values unchanged)",)
-        outputs = _fp8_outputs(context, layer, layer.input_scale is not None)
-        tag = tags.tag(layer.format, layer.full_precision)
-        return _decision(context, layer, layer.name, layer.format, "copy", reason, None, (), tag, outputs, repairs)
+    if layer.is_fp8:
+        linear = encoder is not None and not encoder.family.no_linear(encoder.module(layer))
+        return _fp8_bystander(context, layer, linear, reason)
     if layer.is_plain:
         return _untouched(context, layer, layer.name, reason)
     return _carried(context, layer, layer.name, reason)
+
+
+def _fp8_bystander(context: Context, layer: SourceLayer, linear: bool, reason: str) -> LayerDecision:
+    """An FP8 weight that nobody asked for: its bytes and those of all its scales, whatever their form.
+
+    What a mixed-precision text encoder asks for and lacks is added to a ``linear`` layer of one: the scale 1 of
+    a raw cast, and the tag without which ComfyUI reads no scale. The legacy form becomes today's, as everywhere.
+    """
+    tensors = context.source.tensors
+    outputs = [context.unchanged(layer.weight), *map(context.unchanged_companion, layer.companions)]
+    tag, repairs = layer.tag, []
+    legacy = layer.scale is not None and layer.scale.endswith(".scale_weight")
+    one_scale = layer.scale is None or math.prod(tensors[layer.scale].shape) == 1
+    if linear and one_scale and f"{layer.name}.{BLOCK_SCALES}" not in tensors:
+        if layer.scale is None:
+            outputs.append(spec(context.output_name(layer.name), "weight_scale", torch.float32, ()))
+            repairs.append("weight_scale = 1 added (values unchanged)")
+        elif tag is None and not legacy:
+            repairs.append("missing quantization tag added")
+        tag = tag or tags.tag(layer.format, layer.full_precision)
+    elif legacy:
+        tag = tag or tags.tag(layer.format, layer.full_precision)
+    return _decision(context, layer, layer.name, layer.format, "copy", reason, None, (), tag, outputs, tuple(repairs))
+
+
+def check_block_scales(context: Context) -> None:
+    """Refuse a diffusion model with block-wise scales; elsewhere they pass through.
+
+    Raises:
+        SourceError: a layer has them.
+    """
+    for name in context.source.tensors:
+        layer, _, suffix = name.rpartition(".")
+        if suffix == BLOCK_SCALES and context.part(name) == "diffusion_model":
+            _refuse_block_scales(context, layer)
+
+
+def _refuse_block_scales(context: Context, layer: str) -> None:
+    if f"{layer}.{BLOCK_SCALES}" in context.source.tensors:
+        raise SourceError(
+            f"{context.source.path}: layer {layer} has block-wise scales ({BLOCK_SCALES}), which ComfyUI does not read; "
+            "convert from another release of this model."
+        )
 
 
 def _carried(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:

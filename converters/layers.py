@@ -40,6 +40,8 @@ COMPANIONS = (
 )
 """Suffixes of the tensors that describe a quantized weight and never outlive it."""
 LEGACY_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+BLOCK_SCALES = "weight_scale_inv"
+"""Suffix of block-wise FP8 scales, which neither ComfyUI nor nvfp4-studio reads."""
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "nvfp4": ("weight_scale", "weight_scale_2"),
     "mxfp8": ("weight_scale",),
@@ -124,8 +126,7 @@ def recognise(source: Source) -> Recognised:
     """Recognise every quantized weight of a source.
 
     Raises:
-        SourceError: a tag that cannot be read or contradicts the stored dtype, a scale under two names, or
-            scales of a kind that neither ComfyUI nor nvfp4-studio knows.
+        SourceError: a tag that cannot be read or contradicts the stored dtype, or a scale under two names.
     """
     tensors = source.tensors
     tags = _tags(source)
@@ -137,11 +138,6 @@ def recognise(source: Source) -> Recognised:
             descriptions.add(name)
             if suffix not in ("comfy_quant", MARKER):
                 companions.setdefault(layer, []).append(name)
-        elif suffix == "weight_scale_inv":
-            raise SourceError(
-                f"{source.path}: layer {layer} has block-wise scales ({suffix}), which ComfyUI does not read; "
-                "convert from another release of this model."
-            )
     layers: dict[str, SourceLayer] = {}
     carried: dict[str, Carried] = {}
     for name, info in tensors.items():

@@ -11,7 +11,7 @@ import torch
 from .. import __version__
 from .context import Context
 from .formats import tags
-from .layers import METADATA_KEY, Carried, resolved, todays_name
+from .layers import METADATA_KEY, Carried, resolved
 from .layout import TensorSpec
 from .plan import Constant, Copy, LayerDecision, Plan
 
@@ -29,9 +29,7 @@ def copies_of(context: Context, layers: tuple[LayerDecision, ...]) -> tuple[Copy
         if context.kept(name) and name not in weights and name not in context.recognised.descriptions
     ]
     for carried in _carried(context).values():
-        for name in carried.companions:
-            spec = context.unchanged(name)
-            copies.append(Copy(name, TensorSpec(todays_name(spec.name), spec.dtype, spec.shape)))
+        copies += [Copy(name, context.unchanged_companion(name)) for name in carried.companions]
     return tuple(copies)
 
 

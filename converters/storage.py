@@ -26,6 +26,9 @@ def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], p
     declared = dict(stored.declare(shape, layer.tag or {"format": layer.format}))
     if layer.input_scale is not None:
         declared["input_scale"] = (torch.float32, ())
+    if layer.is_fp8 and part != "diffusion_model":
+        # Whatever scales its source has pass through, and are compared with them.
+        declared = {"weight": declared["weight"]}
     problems = []
     for suffix, (dtype, wanted) in declared.items():
         name = f"{layer.name}.{suffix}"

@@ -22,13 +22,15 @@ def _header(path: Path) -> dict[str, dict[str, object]]:
     return layers
 
 
-def _convert(tmp_path: Path, tensors: dict[str, torch.Tensor], header: object = None) -> dict[str, torch.Tensor]:
+def _convert(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], header: object = None, options: Options = OPTIONS
+) -> dict[str, torch.Tensor]:
     """Convert ``tensors`` beside one plain layer that gives the recipe something to do; the result is verified."""
     tensors = {"model.diffusion_model.blocks.0.a.weight": torch.randn(64, 64), **tensors}
     tensors |= {f"model.diffusion_model.filler.{index}": torch.zeros(1) for index in range(6)}
     metadata = {} if header is None else {"_quantization_metadata": json.dumps({"layers": header})}
     save_file(tensors, tmp_path / "in.safetensors", metadata=metadata)
-    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", OPTIONS, overwrite=True)
+    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", options, overwrite=True)
     assert verify(tmp_path / "in.safetensors", tmp_path / "out.safetensors").problems == ()
     return load_file(tmp_path / "out.safetensors")
 
@@ -197,12 +199,72 @@ def test_a_dangling_link_is_a_target_that_exists(tmp_path: Path) -> None:
 
 
 def test_per_row_scales_that_would_have_to_stay_are_refused(tmp_path: Path) -> None:
-    tensors = {
-        "text_encoders.a.fc.weight": torch.randn(32, 32).to(FP8),
-        "text_encoders.a.fc.weight_scale": torch.ones(32, 1),
-    }
+    name = "model.diffusion_model.blocks.0.kept"
+    recipe = tmp_path / "r.json"
+    rules = [{"policy": "float8_e4m3fn", "match": [".kept"]}, {"policy": "nvfp4", "match": [""]}]
+    recipe.write_text(json.dumps({"block_names": [""], "rules": rules}))
+    tensors = {f"{name}.weight": torch.randn(32, 32).to(FP8), f"{name}.weight_scale": torch.ones(32, 1)}
     with pytest.raises(PlanError, match="32 weight scales and should stay FP8"):
-        _convert(tmp_path, tensors)
+        _convert(tmp_path, tensors, options=Options(recipe=str(recipe)))
+
+
+FORMS = {
+    "BF16": {"weight_scale": torch.tensor(0.5, dtype=torch.bfloat16)},
+    "one a row": {"weight_scale": torch.rand(32, 1) + 0.1},
+    "one a column": {"weight_scale": torch.rand(1, 32) + 0.1},
+    "blocks of 16": {"weight_scale": torch.rand(2, 2) + 0.1},
+    "block-wise": {"weight_scale_inv": torch.rand(2, 2) + 0.1},
+    "with an input_scale": {
+        "weight_scale": torch.tensor([0.5]),
+        "input_scale": torch.tensor(0.25, dtype=torch.float16),
+    },
+    "old": {"scale_weight": torch.rand(32, 1, dtype=torch.float16) + 0.1, "scaled_fp8": torch.zeros(2)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("prefix", ["vae.decoder.", "something.else.", "text_encoders.t5xxl.transformer."])
+def test_fp8_outside_the_diffusion_model_keeps_scales_of_any_form(
+    prefix: str, form: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    weight = torch.randn(32, 32).to(FP8)
+    scales = {f"{prefix}{'' if name == 'scaled_fp8' else 'fc.'}{name}": tensor for name, tensor in form.items()}
+    out = _convert(tmp_path, {f"{prefix}fc.weight": weight, **scales})
+    expected = {f"{prefix}fc.weight": weight} | {
+        name.replace("scale_weight", "weight_scale"): tensor
+        for name, tensor in scales.items()
+        if not name.endswith("scaled_fp8")
+    }
+    for name, tensor in expected.items():
+        assert out[name].dtype == tensor.dtype and out[name].shape == tensor.shape
+        assert torch.equal(out[name].reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8)), name
+    added = {name for name in out if name.startswith(prefix)} - expected.keys()
+    readable = prefix.startswith("text_encoders.") and form.get("weight_scale", torch.ones(2)).numel() == 1
+    assert added == ({f"{prefix}fc.comfy_quant"} if readable or "scaled_fp8" in form else set())
+
+
+def test_a_text_encoder_that_is_asked_for_needs_scales_that_can_be_read(tmp_path: Path) -> None:
+    prefix = "text_encoders.t5xxl.transformer."
+    tensors = {f"{prefix}encoder.final_layer_norm.weight": torch.ones(64), f"{prefix}shared.weight": torch.ones(9, 64)}
+    for block in range(6):
+        name = f"{prefix}encoder.block.{block}.layer.1.DenseReluDense.wi_0"
+        tensors[f"{name}.weight"] = torch.randn(64, 64).to(FP8)
+        tensors[f"{prefix}encoder.block.{block}.layer.0.SelfAttention.q.weight"] = torch.randn(64, 64)
+    asked = Options(recipe="weight-only", text_encoder="nvfp4")
+    for suffix, shape, said in (
+        ("weight_scale_inv", (1, 1), "layer .*block.3.* has block-wise scales"),
+        ("weight_scale", (1, 64), r"FP8 weight scales of shape \[1, 64\]"),
+    ):
+        scale = {f"{prefix}encoder.block.3.layer.1.DenseReluDense.wi_0.{suffix}": torch.ones(shape)}
+        _convert(tmp_path, tensors | scale)
+        with pytest.raises(SourceError, match=said):
+            _convert(tmp_path, tensors | scale, options=asked)
+
+
+def test_block_wise_scales_of_an_expert_bank_are_named(tmp_path: Path) -> None:
+    bank = {"model.diffusion_model.moe.weight": torch.ones(2, 16, 16).to(FP8)}
+    with pytest.raises(SourceError, match="layer model.diffusion_model.moe has block-wise scales"):
+        _convert(tmp_path, bank | {"model.diffusion_model.moe.weight_scale_inv": torch.ones(2, 1, 1)})
 
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", "vae."])

@@ -42,7 +42,7 @@ def _header(change: Callable[[dict[str, object]], object]) -> Callable[[Tensors,
 
 
 def _stale(tensors: Tensors, _: dict[str, str]) -> None:
-    tensors[f"{MOD}.scale_weight"] = torch.tensor(1.0)
+    tensors["img_in.scale_weight"] = torch.tensor(1.0)
 
 
 def _clamping(tensors: Tensors, metadata: dict[str, str]) -> None:
