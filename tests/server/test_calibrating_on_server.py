@@ -82,7 +82,7 @@ def test_the_report_compares_with_another_calibration(classic_server: Any) -> No
     refused = classic_server.run(prompt)
     assert refused["status"]["status_str"] == "error" and "There is no calibration 'nowhere'" in json.dumps(refused)
     prompt["7"]["inputs"]["compare_with"] = "../escaped"
-    assert classic_server.queue(prompt)[0] == 400
+    assert list(classic_server.queue(prompt)[1]["node_errors"]) == ["7"]
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/x", "C:x", "con", ""])
