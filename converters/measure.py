@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import Cancelled
+from .errors import Cancelled, ConversionError
 from .formats import FORMATS, Fields, Rows, Weight
 from .layers import SourceLayer, todays_name
 from .plan import LayerDecision
@@ -17,6 +17,10 @@ from .source import Source
 WEIGHTS_AT_ONCE = 1 << 19
 """Weights compared at once: a few temporaries of 2 MiB."""
 RUN = 4096
+LEAST_SQNR_DB = 10.0
+"""What verification accepts."""
+SMALL_AMAX = 1e-4
+"""No format's least scale matters above: comfy-kitchen's are at most 1e-8, for W4A8, whose steps are 127 in a row."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,29 @@ def measure_encoded(
 
     Args:
         check: called between pieces; may raise to cancel.
+
+    Raises:
+        ConversionError: the format has no scales for weights as small as these.
     """
     results = FORMATS[layer.format].decoder(_InMemory(layer.name, layer.shape, layer.tag or {}, tensors))
-    return _distance(layer.name, layer.source_format, layer.format, layer.shape, weight.rows, results, check)
+    error = _distance(layer.name, layer.source_format, layer.format, layer.shape, weight.rows, results, check)
+    if error.sqnr_db is not None and not error.sqnr_db >= LEAST_SQNR_DB:
+        _refuse_small(weight, layer, check)
+    return error
+
+
+def _refuse_small(weight: Weight, layer: LayerDecision, check: Callable[[], None]) -> None:
+    rows, columns = weight.shape
+    step = max(1, WEIGHTS_AT_ONCE // columns)
+    amax = 0.0
+    for first in range(0, rows, step):
+        check()
+        amax = max(amax, float(weight.rows(first, min(rows, first + step)).abs().amax()))
+    if amax < SMALL_AMAX:
+        raise ConversionError(
+            f"The largest weight of layer {weight.name} is {amax:.3g}, too small for the scales of {layer.format}; "
+            "keep this layer by a rule with policy keep in a recipe of your own."
+        )
 
 
 def _distance(

@@ -17,12 +17,13 @@ from comfy_kitchen.tensor import (
 )
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import Options, PlanError, convert, make_plan, open_source, verify
+from nvfp4_studio.converters import Options, PlanError, convert, make_plan, measure, open_source, verify
 from nvfp4_studio.converters.errors import ConversionError
 from nvfp4_studio.converters.formats import FORMATS, POLICIES, Encoding, InputScale, Weight, int8, pieces
 from nvfp4_studio.converters.formats.weight import upcast
 from nvfp4_studio.converters.rounding import nearest
 from nvfp4_studio.converters.rounding.e2m1 import amax_of
+from nvfp4_studio.converters.verify import LEAST_SQNR_DB
 
 Decoded = Callable[..., torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]
@@ -136,6 +137,44 @@ def test_zeros_and_tiny_weights_have_scales_that_verify(policy: str, decoded: De
         assert bool(torch.isfinite(parts[suffix].float()).all()) and bool((parts[suffix].float() >= 0).all())
     values = decoded(stored.NAME, parts, (64, 512), **stored.POLICIES[policy])
     assert bool(torch.isfinite(values).all()) and float(amax_of(values)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("policy", "size"),
+    [
+        ("mxfp8", 1e-36),
+        ("mxfp8", 1e-40),
+        ("int8_tensorwise", 1e-31),
+        ("int8_convrot", 1e-40),
+        ("convrot_w4a4", 1e-11),
+        ("convrot_w4a4", 1e-30),
+        ("asym_w4a8_int8", 1e-9),
+        ("asym_w4a8_int8", 1e-30),
+        ("float8_e4m3fn", 1e-42),
+        ("nvfp4", 1e-42),
+    ],
+)
+def test_a_layer_too_small_for_a_formats_scales_is_named_with_the_way_out(
+    policy: str, size: float, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    tiny = (torch.randn(256, 512, generator=generator).double() * size).float()
+    save_file({"blocks.0.a.weight": gaussian(256, 512), "blocks.1.tiny.weight": tiny}, tmp_path / "in.safetensors")
+    with pytest.raises(ConversionError, match=r"largest weight of layer blocks\.1\.tiny is \d\S+e-\d+.*policy keep"):
+        convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe=_recipe(tmp_path, policy)))
+    assert not (tmp_path / "out.safetensors").exists()
+    rules = [{"policy": "keep", "match": [".tiny"]}, {"policy": policy, "match": [""]}]
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"block_names": [""], "rules": rules}), "utf-8")
+    report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe=str(own)))
+    assert {layer.name: layer.action for layer in report.plan.layers} == {
+        "blocks.0.a": "quantize",
+        "blocks.1.tiny": "copy",
+    }
+
+
+def test_what_is_too_far_from_its_source_is_one_number() -> None:
+    assert measure.LEAST_SQNR_DB == LEAST_SQNR_DB
 
 
 @pytest.mark.parametrize(
