@@ -28,6 +28,8 @@ MAX_PICKLE_BYTES = 64_000_000
 """About 150 bytes describe a tensor; a description of this size is damage or an attack."""
 MAX_RECORDS = 500_000
 MAX_DEPTH = 8
+MAX_EXPANDED_BYTES = 1 << 32
+"""Of a tensor that ``expand`` made larger than what is stored of it: more than any model's largest weight."""
 _NESTS = ("state_dict", "model_state_dict", "module", "model", "params_ema", "params")
 """Names under which training programs keep the weights, first match wins at each level."""
 _WAY_OUT = "load it in the program that wrote it and save it as .safetensors"
@@ -141,8 +143,13 @@ def _entry(path: Path, name: str, tensor: torch.Tensor, records: Mapping[int, in
     nbytes = int(tensor.numel()) * size
     first = int(tensor.storage_offset()) * size
     extent = size * (1 + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))) if nbytes else 0
-    if not isinstance(start, int) or start not in records or first < 0 or first + max(extent, nbytes) > records[start]:
+    if not isinstance(start, int) or start not in records or first < 0 or first + extent > records[start]:
         raise SourceError(f"{path}: tensor {name[:200]} reaches beyond the bytes stored for it; the file is damaged.")
+    if nbytes > max(records[start], MAX_EXPANDED_BYTES):
+        raise SourceError(
+            f"{path}: tensor {name[:200]} of shape {list(shape)[:8]} repeats {extent} stored bytes to {nbytes}, "
+            f"more than the {MAX_EXPANDED_BYTES} that are read; {_WAY_OUT}."
+        )
     plain = tensor.is_contiguous() or not nbytes
     return TensorInfo(name, CODES[tensor.dtype], shape, start + first, nbytes, strides=None if plain else strides)
 
