@@ -151,6 +151,10 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         SourceError: not one of these, truncated, malformed, incomplete, or in need of pickle.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise SourceError(
+            f"The path {str(path)!r} holds a NUL character, which no file's name can; choose another source."
+        )
     if path.is_dir():
         path = path.resolve()  # a folder may be called "."; plan and report want its name
         index = read_folder(path)

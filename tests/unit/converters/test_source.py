@@ -89,6 +89,13 @@ def test_headers_that_lie(tmp_path: Path, header: object, said: str) -> None:
         open_source(_file(tmp_path / "x.safetensors", header, b"1234"))
 
 
+@pytest.mark.parametrize("name", ["a\0b.safetensors", "\0", "a\0.pt", "a\0.safetensors.index.json"])
+def test_a_path_with_nul(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceError, match="holds a NUL character") as error:
+        open_source(tmp_path / name)
+    assert str(error.value).isprintable()
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be opened: No such file"):
         open_source(tmp_path / "none.safetensors")
