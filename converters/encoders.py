@@ -5,7 +5,7 @@ ComfyUI computes every text encoder in full precision, so quantized weights ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .errors import PlanError
@@ -67,9 +67,21 @@ def find_encoders(source: Source, choice: str) -> dict[str, Encoder]:
         recipe = load_recipe(family.default_recipe) if converted else None
         found[prefix] = Encoder(family, recipe, Blocks.find(names[prefix]))
     if choice != "keep" and not any(encoder.recipe for encoder in found.values()):
-        there = ", ".join(sorted(prefix.rstrip(".") for prefix in found)) or "none"
         raise PlanError(
-            f"{source.path.name} has no text encoder that ComfyUI would load quantized (found: {there}); "
+            f"{source.path.name} has no text encoder that ComfyUI would load quantized (found: {_listed(found)}); "
             "convert without --text-encoder."
         )
     return found
+
+
+def _listed(prefixes: Iterable[str]) -> str:
+    """Encoders by their key prefixes; keys like ``text_encoders.model.layers.0`` name none, however much like one they look."""
+    prefixes = sorted(prefixes)
+    called = []
+    for prefix in prefixes:
+        named = not prefix.startswith("text_encoders.") or prefix.endswith(".transformer.")
+        if named:
+            called.append(prefix.rstrip("."))
+        elif f"{prefix}transformer." not in prefixes:
+            called.append(f"keys in {prefix.rstrip('.')}, which name no encoder as text_encoders.NAME.transformer does")
+    return ", ".join(called) or "none"

@@ -123,6 +123,25 @@ def test_what_cannot_be_done_is_said(all_in_one: Path, checkpoint: Callable[...,
         _plan(checkpoint("all-in-one", "clip.safetensors"), "nvfp4")
 
 
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("text_encoders.model.layers.0.mlp.up_proj.weight", "keys in text_encoders.model, which name no encoder as"),
+        ("text_encoders.weight", "keys in text_encoders, which name no encoder as"),
+        ("text_encoders.clip_l.logit_scale", "text_encoders.clip_l.transformer);"),
+        ("cond_stage_model.x.weight", "(found: cond_stage_model, text_encoders.clip_l.transformer)"),
+    ],
+)
+def test_keys_without_an_encoders_name_are_not_taken_for_one(
+    key: str, found: str, checkpoint: Callable[..., Path]
+) -> None:
+    path = checkpoint("all-in-one")
+    save_file(load_file(path) | {key: torch.randn(64, 64)}, path)
+    with pytest.raises(PlanError, match="no text encoder that ComfyUI would load quantized") as said:
+        _plan(path, "nvfp4")
+    assert found in str(said.value)
+
+
 def test_tables_of_language_models_are_never_packed(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint("all-in-one")
     tensors = load_file(path)
