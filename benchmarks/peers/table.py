@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from readme import write_between
+
 BEGIN, END = "<!-- peers: made by benchmarks/against_peers.py --write-readme -->", "<!-- /peers -->"
 RIGHT_DB = 15.0
 """Above this SQNR the weights are those of the source; a wrong scale gives about 0 dB."""
@@ -110,9 +112,4 @@ def write_into(readme: Path, result: dict[str, Any]) -> None:
     Raises:
         SystemExit: the markers are not there, once each and in order.
     """
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{readme.name} has no place for the table: put {BEGIN} and {END} where it belongs.")
-    readme.write_text(f"{before}{BEGIN}\n\n{table(result)}\n\n{END}{after}", encoding="utf-8")
+    write_between(readme, BEGIN, END, table(result))

@@ -1,0 +1,177 @@
+"""How close a converted model's pictures are to the source's, with every rounding method, on two trained models.
+
+    python benchmarks/picture_quality.py [--seeds 40] [--models flux sd3] [--roundings NAME ...] [--gain] [--json FILE]
+    python benchmarks/picture_quality.py --write-readme         (with what rounding_draws.py measured beside it)
+
+The models are the demo's digits in Flux.1's layout and a second one in SD3.5's (`python -m nvfp4_studio.demo.train
+--layout sd3` makes it). Each is calibrated with seeds that are not measured, converted with its family's default recipe and
+each rounding, and sampled as stock ComfyUI would, with quantized activations and with quantized weights alone. `--gain` adds
+each method that needs no calibration with a constant gain per layer. One thread; about 20 minutes of CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import tempfile
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from against_peers import our_commit
+from quality.gain import with_gain
+from quality.pictures import calibrate, draw, mean_and_interval, psnr_by_seed
+from quality.table import BEGIN, END, table
+from readme import write_between
+from torch import Tensor
+
+from nvfp4_studio.calibration import DETAILS, Calibration
+from nvfp4_studio.converters import Options, Report, convert
+from nvfp4_studio.converters.rounding import AUTO, METHODS
+from nvfp4_studio.demo.conditioning import CLASSES
+from nvfp4_studio.demo.runtime import load_model
+from nvfp4_studio.demo.train import CHECKPOINTS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "picture_quality.json"
+REDRAWN = RESULT.with_name("rounding_draws.json")
+SEEDS, FIRST_SEED = 40, 10_000
+CALIBRATION_SEEDS = range(4)
+MODES = {"quantized": True, "emulated": False}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds for each class (default {SEEDS})")
+    parser.add_argument("--models", nargs="+", choices=CHECKPOINTS, default=list(CHECKPOINTS))
+    parser.add_argument("--roundings", nargs="+", choices=METHODS, default=list(METHODS), help="beside nearest")
+    parser.add_argument("--recipe", help="recipe of all conversions (default: that of the model's family)")
+    parser.add_argument("--gain", action="store_true", help="also with a constant gain in weight_scale_2")
+    parser.add_argument("--json", type=Path, help=f"where the result goes (default: {RESULT.name} for a full run)")
+    parser.add_argument("--write-readme", action="store_true", help="run nothing, put the last result into the README")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the README to write into")
+    return parser.parse_args()
+
+
+class Bench:
+    """One model, its calibrations, and the source's pictures that all others are compared with."""
+
+    def __init__(self, name: str, folder: Path, seeds: range, recipe: str | None) -> None:
+        self.source = CHECKPOINTS[name]
+        self.folder = folder
+        self.seeds = seeds
+        self.recipe = recipe
+        self.calibrations = {detail: calibrate(self.source, CALIBRATION_SEEDS, detail) for detail in DETAILS}
+        self.reference = draw(self.source, seeds, True)
+        self.nearest: dict[str, list[float]] = {}
+
+    def convert(self, rounding: str, calibration: Calibration) -> tuple[Path, Report]:
+        target = self.folder / f"{rounding}.safetensors"
+        options = Options(recipe=self.recipe, rounding=rounding)
+        return target, convert(self.source, target, options, calibration=calibration, device="cpu", overwrite=True)
+
+    def entry(self, rounding: str, gain: bool) -> tuple[dict[str, Any], Report]:
+        """One row of the result."""
+        needs = METHODS[rounding].NEEDS
+        path, report = self.convert(rounding, self.calibrations[needs])
+        found: dict[str, Any] = {"needs": needs, "weights_db": round(report.summary["mean_sqnr_db"], 3)}
+        if gain:
+            converted, path = path, self.folder / f"{rounding}-gain.safetensors"
+            found["mean_gain"] = round(with_gain(self.source, converted, path), 5)
+        for mode, quantized in MODES.items():
+            found[mode] = self.distance(mode, draw(path, self.seeds, quantized))
+        if rounding == "nearest" and not gain:
+            self.nearest = {mode: found[mode]["by_seed_db"] for mode in MODES}
+        return found, report
+
+    def distance(self, mode: str, pictures: Tensor) -> dict[str, Any]:
+        """PSNR to the source's pictures, and over nearest's, each with its interval."""
+        values = psnr_by_seed(self.reference, pictures)
+        mean, interval = mean_and_interval(values)
+        found = {"psnr_db": round(mean, 3), "interval_db": round(interval, 3)}
+        if self.nearest:
+            over = [value - other for value, other in zip(values, self.nearest[mode], strict=True)]
+            mean, interval = mean_and_interval(over)
+            found |= {"over_nearest_db": round(mean, 3), "over_nearest_interval_db": round(interval, 3)}
+        return found | {"by_seed_db": [round(value, 3) for value in values]}
+
+    def auto(self) -> dict[str, dict[str, int]]:
+        """For each level of detail, how many layers get which method by themselves."""
+        found = {}
+        for detail, calibration in self.calibrations.items():
+            _, report = self.convert(AUTO, calibration)
+            found[detail] = dict(Counter(layer.rounding for layer in report.plan.layers if layer.rounding))
+        return found
+
+
+def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All rows of one model."""
+    bench = Bench(name, folder, range(FIRST_SEED, FIRST_SEED + options.seeds), options.recipe)
+    roundings: dict[str, Any] = {}
+    for rounding in dict.fromkeys(("nearest", *options.roundings)):
+        for gain in (False, True) if options.gain and METHODS[rounding].CANDIDATES else (False,):
+            label = f"{rounding} + gain" if gain else rounding
+            roundings[label], report = bench.entry(rounding, gain)
+            told = {mode: f"{roundings[label][mode]['psnr_db']:.2f}" for mode in MODES}
+            print(f"{name}, {label}: {told}", flush=True)
+    return {
+        "parameters": sum(parameter.numel() for parameter in weights_of(name)),
+        "recipe": report.plan.recipe,
+        "nvfp4_layers": report.summary["nvfp4_layers"],
+        "fp8_layers": report.summary["fp8_layers"],
+        "roundings": roundings,
+        "auto": bench.auto(),
+    }
+
+
+def weights_of(name: str) -> list[Tensor]:
+    """Parameters and weights of the source."""
+    model = load_model(CHECKPOINTS[name])
+    return [*model.parameters(), *model.buffers()]
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole result as data."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = {name: measure(name, Path(folder), options) for name in options.models}
+    return {**about(options.seeds), "models": models}
+
+
+def about(seeds: int) -> dict[str, Any]:
+    """When, with what, and on how many pictures."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "seeds": seeds,
+        "classes": CLASSES,
+        "calibration": {"pictures": len(CALIBRATION_SEEDS) * CLASSES},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "comfy-kitchen")},
+            "nvfp4-studio": our_commit(),
+        },
+    }
+
+
+def main() -> int:
+    options = arguments()
+    if options.write_readme:
+        result, redrawn = (json.loads(path.read_text("utf-8")) for path in (options.json or RESULT, REDRAWN))
+        write_between(options.readme, BEGIN, END, table(result, redrawn))
+        return 0
+    torch.set_num_threads(1)
+    full = options.seeds >= SEEDS and len(options.models) == len(CHECKPOINTS) and not options.recipe
+    target = options.json or (RESULT if full and set(options.roundings) == set(METHODS) else None)
+    result = compare(options)
+    print(f"\n{table(result)}")
+    if target:
+        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
