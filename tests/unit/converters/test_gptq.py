@@ -151,7 +151,7 @@ def calibrated(model: Two, detail: str) -> Calibration:
 
 @pytest.mark.parametrize(
     ("detail", "much", "little"),
-    [("scales", "four-over-six", "four-over-six"), ("channels", "weighted", "four-over-six"), ("curvature", "gptq", "four-over-six")],
+    [("scales", "block-search", "block-search"), ("channels", "weighted", "block-search"), ("curvature", "gptq", "block-search")],
 )  # fmt: skip
 def test_each_layer_gets_the_best_method_that_its_statistics_allow(
     detail: str, much: str, little: str, tmp_path: Path
@@ -194,10 +194,10 @@ def test_each_layer_gets_the_best_method_that_its_statistics_allow(
 
 
 def test_a_method_that_needs_a_calibration_falls_back_by_name() -> None:
-    assert rounding_for("auto", None) == ("four-over-six", "")
+    assert rounding_for("auto", None) == ("block-search", "")
     assert rounding_for("nearest", None) == ("nearest", "")
     method, why = rounding_for("gptq", None)
-    assert method == "four-over-six" and why == "rounded by four-over-six in place of gptq: not calibrated"
+    assert method == "block-search" and why == "rounded by block-search in place of gptq: not calibrated"
 
 
 def test_fp8_and_its_upcast_give_the_same_bytes() -> None:
