@@ -8,6 +8,7 @@ import torch
 
 from .format import Encoding
 from .staging import through
+from .tiles import roundup
 from .weight import Weight, finite
 
 WEIGHTS_AT_ONCE = 1 << 20
@@ -20,12 +21,14 @@ def in_pieces(
     encoding: Encoding,
     encode: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     multiple: int = 1,
+    at_once: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Encode rows piece by piece (see ``pieces_of``) and join the results along their first dimension.
 
     Args:
         encode: what becomes of float32 rows [R, K] on the encoding's device.
         multiple: the number of rows of every piece but the last is a multiple of it.
+        at_once: weights encoded at once on a CPU, for an ``encode`` with many temporaries; None for the usual number.
     """
     suffixes: list[str] = []
 
@@ -34,11 +37,24 @@ def in_pieces(
         suffixes[:] = encoded
         return tuple(encoded.values())
 
-    parts = list(through(encoding.device, pieces_of(weight, encoding, multiple), compute))
-    return {suffix: joined(list(column)) for suffix, column in zip(suffixes, zip(*parts, strict=True), strict=True)}
+    # The results have their memory before the temporaries of the pieces, between which they would scatter it.
+    results: dict[str, torch.Tensor] = {}
+    filled: dict[str, int] = {}
+    for encoded in through(encoding.device, pieces_of(weight, encoding, multiple, at_once), compute):
+        for suffix, part in zip(suffixes, encoded, strict=True):
+            if suffix not in results:
+                rows = roundup(weight.shape[0], multiple)
+                results[suffix] = torch.empty((rows, *part.shape[1:]), dtype=part.dtype)
+            first = filled.get(suffix, 0)
+            filled[suffix] = first + len(part)
+            # As bytes: not every torch copies every FP8 type.
+            results[suffix][first : filled[suffix]].view(torch.uint8).copy_(part.contiguous().view(torch.uint8))
+    return {suffix: results[suffix][:rows] for suffix, rows in filled.items()}
 
 
-def pieces_of(weight: Weight, encoding: Encoding, multiple: int = 1) -> Iterator[torch.Tensor]:
+def pieces_of(
+    weight: Weight, encoding: Encoding, multiple: int = 1, at_once: int | None = None
+) -> Iterator[torch.Tensor]:
     """Yield all rows as float32 [R, K] on the CPU.
 
     Float32 whatever the source's dtype: comfy-kitchen divides by the scale in the dtype that it is given,
@@ -49,17 +65,10 @@ def pieces_of(weight: Weight, encoding: Encoding, multiple: int = 1) -> Iterator
         SourceError: its scale is no positive number.
     """
     rows, columns = weight.shape
-    at_once = WEIGHTS_AT_ONCE if encoding.device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE
-    step = max(1, at_once // (columns * multiple)) * multiple
+    most = (at_once or WEIGHTS_AT_ONCE) if encoding.device.type == "cpu" else CUDA_WEIGHTS_AT_ONCE
+    step = max(1, most // (columns * multiple)) * multiple
     for first in range(0, rows, step):
         encoding.check()
         piece = weight.rows(first, min(rows, first + step)).float()
         finite(piece.abs().amax(), weight.name)
         yield piece
-
-
-def joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate along the first dimension, as bytes: not every torch joins every FP8 type."""
-    if len(parts) == 1:
-        return parts[0].contiguous()
-    return torch.cat([part.view(torch.uint8) for part in parts]).view(parts[0].dtype)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from comfy_kitchen.backends.eager.quantization import rotate_int8_convrot_weight
 from comfy_kitchen.tensor import (
     AsymW4A8Int8Layout,
     TensorCoreConvRotW4A4Layout,
@@ -99,8 +102,46 @@ def test_pieces_of_rows_do_not_change_the_bytes(policy: str, monkeypatch: pytest
         assert torch.equal(tensor.view(torch.uint8), whole[name].view(torch.uint8)), name
 
 
-def test_the_table_of_a_large_w4a8_weight_is_comfy_kitchens() -> None:
-    """Above 4 million weights the table follows from a sample; heavy tails make it differ from the fixed one."""
+@pytest.mark.parametrize("power", [1.5, 3.0])
+def test_a_table_made_for_a_large_w4a8_weight_is_as_good_as_comfy_kitchens(power: float, decoded: Decoded) -> None:
+    """Heavy tails after the rotation, so that the fixed table does not fit and one is made from a sample."""
+    normal = torch.randn(5120, 1024, generator=torch.Generator().manual_seed(1))
+    weight = rotate_int8_convrot_weight(normal.sign() * normal.abs().pow(power) * 0.02, 256)
+    values, params = AsymW4A8Int8Layout.quantize(weight)
+    parts = encoded("asym_w4a8_int8", Weight("layer", weight))
+    assert not torch.equal(params.codebook, encoded("asym_w4a8_int8", Weight("l", gaussian(8, 256)))["weight_codebook"])
+    fields = POLICIES["asym_w4a8_int8"].POLICIES["asym_w4a8_int8"]
+    ours = db(weight, decoded("asym_w4a8_int8", parts, (5120, 1024), **fields))
+    assert ours == pytest.approx(db(weight, AsymW4A8Int8Layout.dequantize(values, params)), abs=0.02)
+
+
+FOUR_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from nvfp4_studio.converters.formats import Encoding, Weight, w4a8_int8
+from nvfp4_studio.converters.rounding import nearest
+torch.set_num_threads(1)
+encoding = Encoding(nearest, fields=w4a8_int8.POLICIES[w4a8_int8.NAME])
+weights = [Weight(f"layer {index}", torch.randn(2048, 1024).bfloat16()) for index in range(4)]
+w4a8_int8.encode(Weight("first", weights[0].stored[:8]), encoding)
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1000
+before = peak()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda weight: w4a8_int8.encode(weight, encoding), weights))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak memory")
+def test_four_threads_that_encode_w4a8_are_modest() -> None:
+    """640 MB if each sampled 2²² weights; comfy-kitchen needs 80 bytes for each weight that it is given at once."""
+    run = subprocess.run([sys.executable, "-c", FOUR_THREADS], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 350
+
+
+def test_the_fixed_table_of_a_large_w4a8_weight_is_comfy_kitchens() -> None:
+    """ConvRot spreads outliers, so that even these weights are about normal."""
     weight = gaussian(5120, 1024, torch.float32)
     weight *= torch.where(torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.002, 30.0, 1.0)
     values, params = AsymW4A8Int8Layout.quantize(weight)
