@@ -137,9 +137,10 @@ def weights_of(name: str) -> list[Tensor]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """The whole result as data."""
+    result = about(options.seeds)
     with tempfile.TemporaryDirectory() as folder:
-        models = {name: measure(name, Path(folder), options) for name in options.models}
-    return {**about(options.seeds), "models": models}
+        result["models"] = {name: measure(name, Path(folder), options) for name in options.models}
+    return result
 
 
 def about(seeds: int) -> dict[str, Any]:

@@ -93,9 +93,9 @@ def _summary(found: dict[str, dict[str, list[float]]], rounding: str, mode: str)
 def main() -> int:
     options = arguments()
     torch.set_num_threads(1)
+    result = {**about(options.seeds), "draws": options.draws}
     with tempfile.TemporaryDirectory() as folder:
-        models = {name: measure(name, options, Path(folder)) for name in options.models}
-    result = {**about(options.seeds), "draws": options.draws, "models": models}
+        result["models"] = {name: measure(name, options, Path(folder)) for name in options.models}
     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -65,7 +65,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
 def student_t(freedom: int) -> float:
     """The 97.5 % quantile of Student's t, by its expansion about the normal one (Abramowitz & Stegun 26.7.5).
 
-    Right to 0.1 % from 5 degrees of freedom.
+    Right to 0.2 % from 5 degrees of freedom.
     """
     z = NormalDist().inv_cdf(0.975)
     terms = (
