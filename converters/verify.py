@@ -14,13 +14,10 @@ from .families import component, detect_prefix
 from .formats import nvfp4
 from .layers import LEGACY_NAMES, MARKER, METADATA_KEY, Recognised, recognise
 from .layout import TensorSpec
-from .measure import LayerError, equal_bytes, measure
+from .measure import LEAST_SQNR_DB, LayerError, equal_bytes, measure
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .source import Source, open_source
 from .storage import broken_storage
-
-LEAST_SQNR_DB = 10.0
-"""Nearest rounding to NVFP4 reaches about 20 dB on any weights; half of that is no rounding's doing."""
 
 
 @dataclass(frozen=True)

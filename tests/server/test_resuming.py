@@ -117,7 +117,7 @@ def test_a_killed_server_goes_on_after_its_restart(folders: dict[str, Any]) -> N
     assert "killed.safetensors" not in again.options("UNETLoader", "unet_name")
     already = written_by(again)
     answer = press(again, "killed")
-    wait_for(again, lambda: lines(journal)[1:2] not in ([], [[]]))  # the killed run's begins with an empty list
+    wait_for(again, lambda: lines(journal)[1:2] not in ([], [{}]))  # the killed run's began with nothing
     assert set(lines(journal)[1]) == finished
     entry = again.finish(answer)
     assert entry["status"]["status_str"] == "success", entry["status"]
