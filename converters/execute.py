@@ -28,6 +28,9 @@ from .writer import Writer
 BYTES_UNDER_WAY = 192 << 20
 """Bytes of the source in memory at once: a few weights of today's largest models, so that no thread waits."""
 
+OUT_OF_MEMORY = "DefaultCPUAllocator"
+"""How torch's error begins when a CPU has no memory left; it has no class of its own."""
+
 
 class Execution:
     """The work of one conversion.
@@ -141,7 +144,9 @@ class Execution:
                 self._copy(part)
             else:
                 self._quantize(layer, part)
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
+                raise
             raise ConversionError(
                 f"There is not enough memory for {part.name}; close other programs, or convert with fewer threads."
             ) from error

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import Options, convert
+from nvfp4_studio.converters import Options, convert, execute
 from nvfp4_studio.converters.errors import ConversionError, SourceError, VerificationError
 from nvfp4_studio.converters.layout import TensorSpec, lay_out
 from nvfp4_studio.converters.writer import Writer
@@ -234,3 +234,12 @@ def test_threads_and_names_that_cannot_be(tmp_path: Path) -> None:
         convert(source, tmp_path / "out.safetensors", workers=-1)
     with pytest.raises(ConversionError, match="is no file name"):
         convert(source, "a\0b.safetensors")
+
+
+def test_memory_that_runs_out_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "in.safetensors"
+    save_file({"blocks.0.a.weight": torch.randn(64, 64)}, source)
+    monkeypatch.setattr(execute, "encode", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
+    with pytest.raises(ConversionError, match="not enough memory for blocks.0.a.weight"):
+        convert(source, tmp_path / "out.safetensors", Options(recipe="weight-only"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
