@@ -1,8 +1,8 @@
 """Carry out a plan: one pass over the source, each tensor changed and written as it comes by.
 
-Reading, hashing, quantizing and writing overlap on a few threads. What is written is read back at once
-and every quantized weight is decoded and measured while it is in memory, so that no second pass over
-the files is needed. The bytes do not depend on the number of threads or on the order of their work.
+Reading, hashing, quantizing and writing overlap on a few threads. Every quantized weight is decoded and
+measured while it is in memory, so that the source is read only once. The bytes do not depend on the number
+of threads or on the order of their work.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ class Execution:
             encoded = {"weight"}
             if layer.action == "quantize":
                 encoded |= FORMATS[layer.format].declare(layer.shape, layer.tag or {}).keys()
+            finished = frozenset() if self._is_unfinished(layer) else self._writer.done
             for spec in layer.outputs:
-                finished = spec.name in self._writer.done and not self._is_unfinished(layer)
-                if spec.name[len(layer.name) + 1 :] not in encoded and not finished:
+                if spec.name[len(layer.name) + 1 :] not in encoded and spec.name not in finished:
                     self._writer.write(spec.name, description(self._source, layer, spec))
                     self._count(spec.nbytes)
         for constant in self._plan.constants:

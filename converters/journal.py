@@ -72,12 +72,6 @@ class Journal:
             self._file = None
         self._path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Close the journal and leave it for another run."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def _append(self, entry: str | Mapping[str, Pieces]) -> None:
         assert self._file is not None
         self._file.write(json.dumps(entry).encode() + b"\n")

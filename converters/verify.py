@@ -85,8 +85,8 @@ def verify_sources(
         source: what was converted.
         converted: the result.
         expected: the plan's declarations; None skips the comparison with a plan.
-        known: tensors of ``converted`` whose bytes were compared with the source's, or whose error was
-            measured, while they were written; they are not read again.
+        known: tensors of ``converted`` that were just written, with the error of each weight that was measured
+            then. Their bytes are the writer's to check; here only scales and tags of theirs are read.
         workers: threads; None for one a core, at most 4.
         progress: called with bytes of ``converted`` done and in all.
         cancelled: asked between pieces; True raises ``Cancelled``.

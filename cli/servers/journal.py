@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,16 +46,12 @@ class WorkFolder:
 
     def __enter__(self) -> WorkFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle = open(self.folder / LOCK, "ab")
-        if not lock(handle):
-            handle.close()
-            raise RequestError(f"Another run is using {self.folder}: wait for it, or choose another --out.")
-        self._lock = handle
-        try:
+        with ExitStack() as held:
+            self._lock = held.enter_context(open(self.folder / LOCK, "ab"))
+            if not lock(self._lock):
+                raise RequestError(f"Another run is using {self.folder}: wait for it, or choose another --out.")
             self._open()
-        except BaseException:
-            handle.close()
-            raise
+            held.pop_all()  # from here on it is closed on leaving
         return self
 
     def __exit__(self, *_: object) -> None:
