@@ -18,7 +18,7 @@ from typing import cast
 
 import torch
 
-from ..rounding import Informed, candidates, fp8_tables
+from ..rounding import Informed, candidates, fp8_tables, nearest
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
@@ -173,3 +173,16 @@ def decoder(stored: Stored) -> Rows:
     assert scales is not None and tensor_scale is not None
     plain = unblocked_scales(scales, stored.shape)
     return lambda first, last: decode_rows(stored.rows(first, last), plain[first:last], tensor_scale, stored.shape[1])
+
+
+def quantized_input(values: torch.Tensor, input_scale: float | None) -> torch.Tensor:
+    """What ComfyUI's kernels make of a layer's input before they multiply: float32 [R, K] of any float [R, K].
+
+    Each 16 neighbours are rounded by ``nearest`` under the tensor scale ``input_scale``; None is the scale of a layer
+    without one, amax / 2688 of these very rows.
+    """
+    scale = nearest.tensor_scale(amax_of(values)) if input_scale is None else torch.tensor(input_scale)
+    columns = values.shape[1]
+    rows = torch.nn.functional.pad(values, (0, -columns % BLOCK))
+    packed, scales = candidates.round_rows(rows, scale.float().to(values.device), nearest.CANDIDATES)
+    return decode_rows(packed.flatten(1), scales, scale, columns)
