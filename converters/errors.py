@@ -17,6 +17,10 @@ class ConversionError(StudioError):
     """The plan cannot be carried out: no space, target exists, write error."""
 
 
+class SensitivityError(StudioError):
+    """A sensitivity cannot be measured, read or written."""
+
+
 class VerificationError(StudioError):
     """The written file is not what was planned."""
 

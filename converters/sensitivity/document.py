@@ -1,0 +1,157 @@
+"""The JSON file of a sensitivity, read as hostile input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...calibration.files import write_atomically
+from ..errors import SensitivityError
+from ..formats import POLICIES, nvfp4
+from ..rounding import METHODS
+from .values import FORMAT, KEEP, VERSION, Choice, LayerSensitivity, Outcome, Sensitivity
+
+MAX_BYTES = 1 << 28
+MAX_LAYERS, MAX_OUTCOMES, MAX_TEXT = 32768, 256, 1024
+MAX_NUMBER = 1e300
+_Known = TypeVar("_Known")
+
+
+def save(sensitivity: Sensitivity, path: str | PathLike[str]) -> None:
+    """Write the JSON, replacing an older file only when the new one is complete on disk.
+
+    Raises:
+        SensitivityError: it cannot be written.
+    """
+    text = json.dumps(sensitivity.to_json(), indent=1, allow_nan=False) + "\n"
+    try:
+        write_atomically(Path(path), text.encode())
+    except OSError as error:
+        raise SensitivityError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def load(path: str | PathLike[str]) -> Sensitivity:
+    """Read a file that ``save`` wrote.
+
+    Raises:
+        SensitivityError: there is none, or it is something else.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SensitivityError(f"The sensitivity {path} cannot be read: {error.strerror or error}.") from error
+    if len(content) > MAX_BYTES:
+        raise SensitivityError(f"{path} is longer than the {MAX_BYTES} bytes of the largest sensitivity.")
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SensitivityError(f"The sensitivity {path} is not JSON ({str(error)[:80]}).") from error
+    return from_json(data, str(path))
+
+
+def from_json(data: Any, where: str = "The sensitivity") -> Sensitivity:
+    """Check data of ``Sensitivity.to_json``.
+
+    Raises:
+        SensitivityError: naming ``where`` and what is wrong there.
+    """
+    reader = _Reader(where)
+    data = reader.of(data, dict, "the document")
+    if data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise reader.wrong("format and version", f"{data.get('format')} {data.get('version')}")
+    layers = reader.of(data.get("layers"), list, "layers", MAX_LAYERS)
+    details = reader.of(data.get("details", {}), dict, "details", MAX_OUTCOMES)
+    texts = ("source", "fingerprint", "family", "calibration", "input_scale", "weighting", "kernels")
+    read = Sensitivity(
+        **{key: reader.text(data.get(key), key) for key in texts},
+        other_bytes=reader.count(data.get("other_bytes"), "other_bytes"),
+        other_time=reader.number(data.get("other_time"), "other_time"),
+        layers=tuple(layer_from_json(reader, layer) for layer in layers),
+        details={reader.text(key, "details"): reader.text(value, "details") for key, value in details.items()},
+    )
+    modules = [layer.module for layer in read.layers]
+    if len(set(modules)) != len(modules):
+        raise reader.wrong("layers", "a module twice")
+    return read
+
+
+def layer_from_json(reader: _Reader, data: Any) -> LayerSensitivity:
+    data = reader.of(data, dict, "a layer")
+    module = reader.text(data.get("module"), "module")
+    shape = [reader.count(side, f"shape of {module}") for side in reader.of(data.get("shape"), list, "shape", 2)]
+    if len(shape) != 2:
+        raise reader.wrong(f"shape of {module}", str(shape))
+    outcomes = reader.of(data.get("outcomes"), list, f"outcomes of {module}", MAX_OUTCOMES)
+    read = tuple(_outcome_from_json(reader, outcome, module) for outcome in outcomes)
+    if not read or len({outcome.choice for outcome in read}) != len(read):
+        raise reader.wrong(f"outcomes of {module}", "none, or one twice")
+    return LayerSensitivity(
+        name=reader.text(data.get("name"), "name"),
+        module=module,
+        kind=reader.text(data.get("kind"), "kind"),
+        block=reader.text(data.get("block"), "block", empty=True),
+        shape=(shape[0], shape[1]),
+        rows=reader.count(data.get("rows"), f"rows of {module}"),
+        signal=reader.number(data.get("signal"), f"signal of {module}"),
+        fp8_time=reader.number(data.get("fp8_time"), f"fp8_time of {module}"),
+        outcomes=read,
+        fixed=reader.text(data.get("fixed", ""), f"fixed of {module}", empty=True),
+    )
+
+
+def _outcome_from_json(reader: _Reader, data: Any, module: str) -> Outcome:
+    data = reader.of(data, dict, f"an outcome of {module}")
+    policy, rounding = data.get("policy"), data.get("rounding", "")
+    if policy != KEEP and not (isinstance(policy, str) and policy in POLICIES):
+        raise reader.wrong(f"policy of {module}", str(policy))
+    if not (rounding == "" or (policy == nvfp4.NAME and isinstance(rounding, str) and rounding in METHODS)):
+        raise reader.wrong(f"rounding of {module}", str(rounding))
+    exponent, gain = data.get("pre_quant_exponent"), data.get("gain", False)
+    if exponent is not None:
+        exponent = reader.number(exponent, f"pre_quant_exponent of {module}")
+    if (exponent is not None or gain is not False) and policy != nvfp4.NAME or not isinstance(gain, bool):
+        raise reader.wrong(f"pre_quant_exponent and gain of {module}", f"{exponent}, {gain}")
+    return Outcome(
+        Choice(policy, rounding, exponent, gain),
+        bytes=reader.count(data.get("bytes"), f"bytes of {module}"),
+        noise=reader.number(data.get("noise"), f"noise of {module}"),
+        time=reader.number(data.get("time"), f"time of {module}"),
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Checks of single values; ``where`` begins every sentence."""
+
+    where: str
+
+    def wrong(self, what: str, found: str) -> SensitivityError:
+        shown = "".join(letter if letter.isprintable() else "?" for letter in found[:60])
+        return SensitivityError(f"{self.where} is no usable sensitivity: {what} is {shown!r}; measure it again.")
+
+    def of(self, value: Any, kind: type[_Known], what: str, most: int | None = None) -> _Known:
+        """A list or an object of at most ``most`` entries."""
+        if not isinstance(value, kind) or (most is not None and len(value) > most):  # type: ignore[arg-type]
+            raise self.wrong(what, str(value)[:60])
+        return value
+
+    def text(self, value: Any, what: str, *, empty: bool = False) -> str:
+        """Printable, so that showing it can do nothing to a terminal."""
+        if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable() or not (value or empty):
+            raise self.wrong(what, str(value)[:60])
+        return value
+
+    def count(self, value: Any, what: str) -> int:
+        if type(value) is not int or not 0 <= value < 1 << 62:
+            raise self.wrong(what, str(value)[:60])
+        return value
+
+    def number(self, value: Any, what: str) -> float:
+        """Finite and not negative."""
+        if type(value) not in (int, float) or not 0 <= value <= MAX_NUMBER:
+            raise self.wrong(what, str(value)[:60])
+        return float(value)
