@@ -10,8 +10,10 @@ from .decide import make_plan
 from .encoders import TEXT_ENCODER_CHOICES
 from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
 from .families import Family, detect_family
+from .pins import Pin
 from .plan import LAYOUTS, LayerDecision, Options, Plan
-from .recipe import Recipe, available_recipes, load_recipe
+from .recipe import Recipe, with_pins
+from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
 from .report import Report, report_stem
 from .rounding import DEFAULT_ROUNDING, ROUNDINGS
 from .source import Source, open_source
@@ -27,6 +29,7 @@ __all__ = [
     "Family",
     "LayerDecision",
     "Options",
+    "Pin",
     "Plan",
     "PlanError",
     "Recipe",
@@ -41,6 +44,9 @@ __all__ = [
     "load_recipe",
     "make_plan",
     "open_source",
+    "recipe_to_json",
     "report_stem",
+    "save_recipe",
     "verify",
+    "with_pins",
 ]

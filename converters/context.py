@@ -10,6 +10,7 @@ from .encoders import Encoder
 from .families import Family, component, encoder_prefix
 from .layers import Recognised, SourceLayer, todays_name
 from .layout import TensorSpec
+from .pins import Pin
 from .plan import Options
 from .recipe import Blocks, Recipe
 from .source import Source
@@ -44,6 +45,10 @@ class Context:
     def module(self, layer: SourceLayer) -> str:
         """The layer's name in the model's module tree, by which calibrations call it."""
         return layer.name[len(self.family.prefix) :]
+
+    def pin(self, module: str) -> Pin | None:
+        """What the recipe says about this very layer of the diffusion model, None for nothing."""
+        return self.recipe.layers.get(module)
 
     def encoder(self, layer: SourceLayer) -> Encoder | None:
         """The text encoder that a layer belongs to, None outside."""

@@ -11,9 +11,11 @@ from .errors import PlanError
 from .families import component, detect_family
 from .layer_rules import check_block_scales, decide_layer
 from .layers import recognise
+from .obstacles import check_pins
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
 from .plan import LAYOUTS, LayerDecision, Options, Plan
-from .recipe import Blocks, load_recipe
+from .recipe import Blocks, Recipe
+from .recipe_file import content_of, load_recipe
 from .rounding import check_rounding
 from .source import Source
 
@@ -33,8 +35,8 @@ def make_plan(
         calibration_name: how to call it in plan, report and header; "calibration" when not given.
 
     Raises:
-        PlanError: unknown option, a calibration of another model, a source that is NVFP4 already, or
-            a recipe that matches no layer.
+        PlanError: unknown option, a calibration of another model, a source that is NVFP4 already, a recipe that
+            matches no layer, or a layer pinned to what it cannot be.
         SourceError: damaged tags, or FP8 weights with scales that cannot be read.
     """
     options = options or Options()
@@ -47,11 +49,14 @@ def make_plan(
             f"{source.path.name} has the key names of diffusers, which ComfyUI renames and joins while it loads them "
             "and cannot with packed weights; convert the model's single-file release for ComfyUI instead."
         )
+    recipe = options.recipe
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe or family.default_recipe)
     context = Context(
         source=source,
         recognised=recognised,
         family=family,
-        recipe=load_recipe(options.recipe or family.default_recipe),
+        recipe=recipe,
         blocks=Blocks.find(
             name for name in recognised.weights() if component(name, family.prefix) == "diffusion_model"
         ),
@@ -64,6 +69,7 @@ def make_plan(
             f"{source.path.name} has no key prefix, so it is no all-in-one checkpoint; use layout diffusion-model."
         )
     check_block_scales(context)
+    check_pins(context)
     warnings = check_calibration(context)
     layers = tuple(
         decide_layer(context, layer)
@@ -86,7 +92,8 @@ def make_plan(
         family=family.name,
         family_title=family.title,
         prefix=family.prefix,
-        recipe=context.recipe.name,
+        recipe=recipe.name,
+        recipe_content=content_of(recipe),
         options=options,
         calibration=(calibration_name or "calibration") if calibration is not None else None,
         layers=layers,

@@ -12,7 +12,8 @@ from .errors import PlanError
 from .families import Family, detect_encoders, encoder_prefix
 from .formats import fp8, nvfp4
 from .layers import SourceLayer
-from .recipe import Blocks, Recipe, load_recipe
+from .recipe import Blocks, Recipe
+from .recipe_file import load_recipe
 from .source import Source
 
 TEXT_ENCODER_CHOICES: Mapping[str, str] = {

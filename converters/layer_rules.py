@@ -14,12 +14,12 @@ from .context import Context
 from .errors import PlanError, SourceError
 from .formats import POLICIES, InputScale, nvfp4, tags
 from .formats.weight import one_a_row
-from .layers import BLOCK_SCALES, FP8_FORMATS, NEEDED, SourceLayer
+from .layers import BLOCK_SCALES, NEEDED, SourceLayer
 from .layout import TensorSpec
+from .obstacles import NOT_LINEAR, already, fulfils, obstacle
+from .pins import PINNED
 from .plan import LayerDecision, spec
 from .rounding import rounding_for
-
-_GUARDED = "ComfyUI reads the model's size from this shape"
 
 
 def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
@@ -34,42 +34,28 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
         return _decide_bystander(context, layer)
     module = context.module(layer)
     if not (layer.is_fp8 or layer.is_plain):
-        return _carried(context, layer, module, f"{layer.format} already" if layer.described else "no float weight")
+        return _carried(context, layer, module, already(layer))
     if f"{layer.name}.pre_quant_scale" in layer.companions:
         raise PlanError(
             f"Layer {layer.name} of {context.source.path.name} has a pre_quant_scale, which ComfyUI applies to NVFP4 layers "
             f"only and ignores in {layer.format}; convert from the original without it."
         )
-    policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
+    pin = context.pin(module)
+    if pin is None:
+        policy, reason = context.recipe.policy(layer.weight, layer.shape, context.blocks)
+    else:
+        policy, reason = pin.policy, pin.reason or PINNED
     if context.family.no_linear(module):
-        policy, reason = "keep", "not a linear layer"
+        policy, reason = "keep", NOT_LINEAR
         if not layer.described:
             return _untouched(context, layer, module, reason)
-    if policy in POLICIES and (obstacle := _obstacle(context, layer, module, policy)) is not None:
-        policy, reason = "keep", obstacle
-    if policy in POLICIES and not (layer.is_fp8 and _is_fp8(policy)):
+    if policy in POLICIES and (hindrance := obstacle(context, layer, policy)) is not None:
+        policy, reason = "keep", hindrance
+    if policy in POLICIES and not fulfils(layer, policy):
         return _quantized(context, layer, module, policy, reason)
     if layer.is_fp8:
         return _kept_fp8(context, layer, module, policy, reason)
     return _untouched(context, layer, module, reason)
-
-
-def _obstacle(context: Context, layer: SourceLayer, module: str, policy: str) -> str | None:
-    """Why a weight cannot have the format that the recipe asks for, or None."""
-    if 0 in layer.shape:
-        return "an empty matrix"
-    stored = POLICIES[policy]
-    fields = stored.POLICIES[policy]
-    refusal = stored.refusal(layer.shape, fields)
-    if refusal is not None:
-        return refusal
-    changes_shape = stored.declare(layer.shape, fields)["weight"][1] != layer.shape
-    return _GUARDED if changes_shape and context.family.guards(module) else None
-
-
-def _is_fp8(policy: str) -> bool:
-    """True when an FP8 weight fulfils a policy as it stands."""
-    return POLICIES[policy].NAME in FP8_FORMATS.values()
 
 
 def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:
@@ -92,7 +78,9 @@ def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, r
     decision = _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
     if stored.NAME != nvfp4.NAME:
         return decision
-    method, why = rounding_for(context.options.rounding, context.statistics(module) if inside else None)
+    pin = context.pin(module) if inside else None
+    asked = pin.rounding if pin is not None and pin.rounding else context.options.rounding
+    method, why = rounding_for(asked, context.statistics(module) if inside else None)
     return replace(decision, rounding=method, notes=(*notes, why) if why else notes)
 
 
@@ -134,7 +122,7 @@ def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
     encoder = context.encoder(layer)
     if encoder is not None and (layer.is_fp8 or layer.is_plain):
         policy, reason = encoder.policy(layer, context.options.text_encoder)
-    if policy in POLICIES and 0 not in layer.shape and not (layer.is_fp8 and _is_fp8(policy)):
+    if policy in POLICIES and 0 not in layer.shape and not fulfils(layer, policy):
         return _quantized(context, layer, layer.name, policy, reason)
     if layer.is_fp8:
         linear = encoder is not None and not encoder.family.no_linear(encoder.module(layer))

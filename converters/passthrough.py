@@ -82,6 +82,7 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
         "source_sha256": {part.name: reserved_place(number) for number, part in enumerate(context.source.files)},
         "family": plan.family,
         "recipe": plan.recipe,
+        **({"recipe_content": plan.recipe_content} if plan.recipe_content else {}),
         "rounding": plan.options.rounding,
         "rounding_methods": dict(Counter(layer.rounding for layer in plan.layers if layer.rounding)),
         "input_scale": plan.options.input_scale,

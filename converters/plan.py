@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
 from .layout import TensorSpec, lay_out
+from .recipe import Recipe
+from .recipe_file import recipe_to_json
 from .rounding import DEFAULT_ROUNDING
 
 LAYOUTS = ("source", "checkpoint", "diffusion-model")
@@ -20,18 +22,23 @@ DEFAULT_INPUT_SCALE = "p99.9"
 class Options:
     """What the user chose.
 
-    ``recipe``: a built-in name, a path to a ``.json`` file, or None for the family's default.
+    ``recipe``: a built-in name, a path to a ``.json`` file, a ready ``Recipe``, or None for the family's default.
     ``rounding``: a key of ``ROUNDINGS``. ``input_scale``: a key of ``calibration.POLICIES``.
     ``layout``: ``source`` keeps what the source has, ``checkpoint`` keeps an all-in-one file with its
     prefixes, ``diffusion-model`` strips the prefix and leaves text encoder and VAE out.
     ``text_encoder``: a key of ``TEXT_ENCODER_CHOICES``, for the text encoders inside an all-in-one file.
     """
 
-    recipe: str | None = None
+    recipe: str | Recipe | None = None
     rounding: str = DEFAULT_ROUNDING
     input_scale: str = DEFAULT_INPUT_SCALE
     layout: str = "source"
     text_encoder: str = "keep"
+
+    def to_json(self) -> dict[str, Any]:
+        """The choices by their names; a ready recipe with its whole content."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**chosen, "recipe": recipe_to_json(self.recipe)} if isinstance(self.recipe, Recipe) else chosen
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class Plan:
-    """All decisions about one source with one set of options."""
+    """All decisions about one source with one set of options.
+
+    ``recipe_content`` is the whole recipe unless it is a built-in one, which its name tells.
+    """
 
     source: str
     family: str
@@ -123,6 +133,7 @@ class Plan:
     warnings: tuple[str, ...]
     source_bytes: int
     output_bytes: int = field(default=0)
+    recipe_content: Mapping[str, Any] | None = None
 
     def specs(self) -> list[TensorSpec]:
         """Every tensor of the output."""
@@ -157,7 +168,7 @@ class Plan:
             "source": self.source,
             "family": self.family,
             "recipe": self.recipe,
-            "options": asdict(self.options),
+            "options": self.options.to_json(),
             "calibration": self.calibration,
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,

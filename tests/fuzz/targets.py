@@ -16,7 +16,8 @@ from mutate import json_mutator, mutated_bytes
 
 from nvfp4_studio.calibration import load
 from nvfp4_studio.converters.layers import recognise
-from nvfp4_studio.converters.recipe import Blocks, load_recipe
+from nvfp4_studio.converters.recipe import Blocks
+from nvfp4_studio.converters.recipe_file import load_recipe
 from nvfp4_studio.converters.source import open_source
 from nvfp4_studio.converters.verify import verify
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nvfp4_studio.converters.errors import PlanError
-from nvfp4_studio.converters.recipe import Blocks, available_recipes, load_recipe, parse_recipe
+from nvfp4_studio.converters.recipe import Blocks
+from nvfp4_studio.converters.recipe_file import available_recipes, load_recipe, parse_recipe
 
 NONE = Blocks({})
 QWEN = "transformer_blocks.7."
