@@ -12,6 +12,7 @@ that comfy-kitchen's fused kernels take. GPUs since Turing compute it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,13 @@ def decoder(stored: Stored) -> Rows:
         return values
 
     return rows
+
+
+def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fields) -> torch.Tensor:
+    """Rotated, each row rounded under its own amax / 7, rotated back: the steps that a weight takes."""
+    rounded, params = _layout().quantize(values, convrot_groupsize=fields.get("convrot_groupsize", GROUP))
+    result: torch.Tensor = _layout().dequantize(rounded, dataclasses.replace(params, orig_dtype=torch.float32))
+    return result
 
 
 def _layout() -> Any:

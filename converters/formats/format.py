@@ -93,3 +93,18 @@ class Format(Protocol):
 
     def decoder(self, stored: Stored) -> Rows:
         """A function that returns rows of the weight that was stored."""
+
+    def quantized_input(self, values: torch.Tensor, input_scale: float | None, fields: Fields) -> torch.Tensor:
+        """What ComfyUI's kernels make of a layer's input before they multiply, in the input's own basis.
+
+        The arithmetic is that of comfy-kitchen's kernels in the dtype of the input; a product of this and
+        ``decoder``'s rows in float32 is the layer's output but for the order of sums and the output's own dtype.
+
+        Args:
+            values: rows of one input [R, K], of a float dtype.
+            input_scale: that of the layer, None where it has none or the format reads none.
+            fields: of the layer's tag.
+
+        Returns:
+            float32 [R, K], on the device of ``values``.
+        """

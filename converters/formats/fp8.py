@@ -54,3 +54,12 @@ def decoder(stored: Stored) -> Rows:
         return upcast(stored.rows(first, last), own, stored.name)
 
     return rows
+
+
+def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fields) -> torch.Tensor:
+    """Times 1 / input_scale in the input's dtype, clamped, rounded; without an input_scale the scale is 1."""
+    dtype = DTYPES[fields.get("format", NAME)]
+    scale = torch.tensor(1.0 if input_scale is None else input_scale, device=values.device)
+    largest = torch.finfo(dtype).max
+    rounded = (values * (1.0 / scale).to(values.dtype)).clamp_(-largest, largest).to(dtype)
+    return rounded.float() * scale

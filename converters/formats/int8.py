@@ -16,6 +16,7 @@ the input, for 256 the fused way. ComfyUI measures every input anew, with one sc
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,19 @@ def decoder(stored: Stored) -> Rows:
         return values
 
     return rows
+
+
+def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fields) -> torch.Tensor:
+    """Each row rounded under its own amax / 127, rotated before and back afterwards when the tag says so.
+
+    Inputs and weights take the same steps: with one scale a row there is no other difference.
+    """
+    group = _group(fields)
+    rounded, params = _layout().quantize(
+        values, per_channel=True, convrot=bool(group), convrot_groupsize=group or GROUP
+    )
+    result: torch.Tensor = _layout().dequantize(rounded, dataclasses.replace(params, orig_dtype=torch.float32))
+    return result
 
 
 def _group(fields: Fields) -> int:

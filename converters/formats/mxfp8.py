@@ -66,3 +66,14 @@ def decoder(stored: Stored) -> Rows:
         return (values.reshape(last - first, -1, BLOCK) * scales.unsqueeze(-1)).flatten(1)
 
     return rows
+
+
+def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fields) -> torch.Tensor:
+    """Blocks of 32 neighbours under powers of two that their largest magnitudes choose; input_scale is not read."""
+    import comfy_kitchen
+
+    columns = values.shape[1]
+    padded = torch.nn.functional.pad(values, (0, -columns % BLOCK))
+    rounded, scales = comfy_kitchen.quantize_mxfp8(padded)
+    result: torch.Tensor = comfy_kitchen.dequantize_mxfp8(rounded, scales, torch.float32)
+    return result[:, :columns]

@@ -175,7 +175,7 @@ def decoder(stored: Stored) -> Rows:
     return lambda first, last: decode_rows(stored.rows(first, last), plain[first:last], tensor_scale, stored.shape[1])
 
 
-def quantized_input(values: torch.Tensor, input_scale: float | None) -> torch.Tensor:
+def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fields | None = None) -> torch.Tensor:
     """What ComfyUI's kernels make of a layer's input before they multiply: float32 [R, K] of any float [R, K].
 
     Each 16 neighbours are rounded by ``nearest`` under the tensor scale ``input_scale``; None is the scale of a layer

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from . import int8
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
 from .pieces import in_pieces
 from .weight import Weight, finite
@@ -106,6 +107,12 @@ def decoder(stored: Stored) -> Rows:
         return values
 
     return rows
+
+
+def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fields) -> torch.Tensor:
+    """As of a layer in INT8 with ConvRot, whose kernel computes it."""
+    group = fields.get("convrot_groupsize", GROUP)
+    return int8.quantized_input(values, None, {"convrot": True, "convrot_groupsize": group})
 
 
 def _layout() -> Any:
