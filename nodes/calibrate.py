@@ -7,7 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..calibration import DEFAULT_DETAIL, DETAIL_HELP, DETAILS, details_cost, load
+from ..calibration.errors import StudioError
 from . import host
+from .library import CALIBRATIONS
 from .patching import CalibrationPatch, add_calibration
 from .texts import before_sampling, cost_text
 
@@ -57,15 +59,15 @@ class NVFP4Calibrate(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str) -> bool | str:
         try:
-            host.calibration_path(name)
-        except host.StudioError as error:
+            CALIBRATIONS.path(name)
+        except StudioError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, model: Any, name: str, mode: str, detail: str = DEFAULT_DETAIL) -> io.NodeOutput:
         host.require_sampling_wrappers()
-        path = host.calibration_path(name)
+        path = CALIBRATIONS.path(name)
         node_id = cls.hidden.unique_id
 
         def show(text: str) -> None:

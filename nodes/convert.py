@@ -23,8 +23,10 @@ from ..converters import (
     report_stem,
 )
 from ..converters.families import component
-from . import earlier, host, names
+from . import checkpoints, earlier, host, names
+from .errors import HostError
 from .gate import TOKEN_INPUT, gate
+from .library import CALIBRATIONS
 from .texts import idle_text
 
 AUTO = "auto"
@@ -50,13 +52,13 @@ class NVFP4Convert(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "source",
-                    options=host.sources(),
+                    options=checkpoints.sources(),
                     tooltip="The checkpoint to convert: BF16, FP16, FP32 or FP8, a diffusion model or all-in-one. "
                     "It is only read.",
                 ),
                 io.Combo.Input(
                     "calibration",
-                    options=[host.NONE, *host.calibration_names()],
+                    options=[host.NONE, *CALIBRATIONS.names()],
                     default=host.NONE,
                     tooltip="Statistics from NVFP4 Calibrate. Without them FP8 layers compute in full precision and "
                     "NVFP4 layers measure each call.",
@@ -118,7 +120,7 @@ class NVFP4Convert(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source: str, output_name: str, **_: Any) -> list[Any]:
         """What the idle text depends on, so that no cached text speaks of a file that changed."""
-        return [host.fingerprint(path) for path in host.output_candidates(_output_name(source, output_name))]
+        return [host.fingerprint(path) for path in checkpoints.output_candidates(_output_name(source, output_name))]
 
     @classmethod
     def execute(
@@ -137,11 +139,11 @@ class NVFP4Convert(io.ComfyNode):
         if not gate.spend(_token(cls.hidden.prompt, node_id), node_id):
             return _shown(_idle(name, source))
         host.require_nvfp4_loader()
-        path = host.source_path(source)
+        path = checkpoints.source_path(source)
         if recipe != AUTO and recipe not in available_recipes():
-            raise host.HostError(f"There is no recipe {recipe!r}: choose one of the list.")
-        statistics = None if calibration == host.NONE else host.existing_calibration(calibration)
-        target = host.output_path(name, all_in_one=layout != "diffusion-model" and is_all_in_one(path))
+            raise HostError(f"There is no recipe {recipe!r}: choose one of the list.")
+        statistics = None if calibration == host.NONE else CALIBRATIONS.existing(calibration)
+        target = checkpoints.output_path(name, all_in_one=layout != "diffusion-model" and is_all_in_one(path))
         options = Options(None if recipe == AUTO else recipe, rounding, input_scale, layout)
         if overwrite or not earlier.is_current(target, path, statistics, options):
             _convert(node_id, path, target, options, statistics, overwrite=overwrite)
@@ -201,7 +203,7 @@ def _output_name(source: str, output_name: str) -> str:
 
 def _idle(name: str, source: str) -> str:
     """The text of an ordinary Run: what there is already, or what the button would do."""
-    there = next((path for path in host.output_candidates(name) if path.is_file()), None)
+    there = next((path for path in checkpoints.output_candidates(name) if path.is_file()), None)
     if there is None:
         return idle_text(source, exists=False)
     return earlier.text_of(there) or idle_text(there.name, exists=True)

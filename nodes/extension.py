@@ -1,12 +1,13 @@
-"""What ComfyUI asks for: the nodes, after the folder and the route are there."""
+"""What ComfyUI asks for: the nodes, after their folders and routes are there."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import host, routes
+from . import hardware, routes
 from .calibrate import NVFP4Calibrate
 from .convert import NVFP4Convert
+from .library import LIBRARIES
 from .report import NVFP4CalibrationReport
 
 
@@ -15,8 +16,10 @@ class NVFP4StudioExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         """Runs once before the nodes are listed."""
-        host.register_calibration_folder()
+        for library in LIBRARIES:
+            library.register()
         routes.register()
+        hardware.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""

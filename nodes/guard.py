@@ -11,10 +11,13 @@ from typing import Any
 
 from aiohttp import web
 
+from ..calibration.errors import StudioError
+from .errors import HostError
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_BODY = 4096
-"""Bytes: the longest request is a name or an id."""
+"""Bytes: most requests are a name or an id."""
 
 
 class Refused(Exception):
@@ -26,20 +29,29 @@ class Refused(Exception):
 
 
 def guarded(handler: Handler) -> Handler:
-    """The handler behind the origin check; :class:`Refused` becomes ``{"error": sentence}``."""
+    """The handler behind the origin check; what it refuses becomes ``{"error": sentence}``.
+
+    404 for what is not there, 400 for everything else that the pack's own errors say, 500 when the disk refuses.
+    """
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             _require_same_origin(request)
             return await handler(request)
         except Refused as refused:
-            return web.json_response({"error": str(refused)}, status=refused.status)
+            return _error(refused.status, refused)
+        except HostError as error:
+            return _error(404, error)
+        except StudioError as error:
+            return _error(400, error)
+        except OSError as error:
+            return _error(500, f"The disk refused: {error.strerror or error}.")
 
     return answer
 
 
-async def json_object(request: web.Request) -> dict[str, Any]:
-    """The body as a JSON object.
+async def json_object(request: web.Request, limit: int = MAX_BODY) -> dict[str, Any]:
+    """The body, of at most ``limit`` bytes, as a JSON object.
 
     Only ``application/json`` is taken: a browser sends that to a foreign origin only after asking the server for
     permission, so no web page can send it by a plain form.
@@ -47,10 +59,10 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise Refused(415, "Send application/json.")
     body = bytearray()
-    async for chunk in request.content.iter_chunked(MAX_BODY):
+    async for chunk in request.content.iter_chunked(limit):
         body += chunk
-        if len(body) > MAX_BODY:
-            raise Refused(413, f"The body has more than {MAX_BODY} bytes.")
+        if len(body) > limit:
+            raise Refused(413, f"The body has more than {limit} bytes.")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -58,6 +70,10 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Refused(400, "The body is no JSON object.")
     return found
+
+
+def _error(status: int, error: Exception | str) -> web.Response:
+    return web.json_response({"error": str(error)}, status=status)
 
 
 def _require_same_origin(request: web.Request) -> None:

@@ -1,9 +1,8 @@
-"""The only access to ComfyUI: paths, lists of files, progress, cancel, text on a node, capabilities."""
+"""ComfyUI while it runs: capabilities, progress, cancel, events, text on a node. Files are in ``library`` and ``checkpoints``."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,21 @@ import comfy.model_management
 import comfy.patcher_extension
 import comfy.quant_ops
 import comfy.utils
-import folder_paths
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..calibration.errors import StudioError
-from ..converters.shards import is_later_shard
-from . import names
+from .errors import HostError
 
 log = logging.getLogger("nvfp4_studio")
 
-CALIBRATIONS = "nvfp4_calibration"
 STATUS_EVENT = "nvfp4_studio.status"
 STATUS_OUTPUT = "nvfp4_status"
 REFRESH_EVENT = "nvfp4_studio.refresh"
-SOURCE_FOLDERS = ("checkpoints", "diffusion_models")
-SOURCE_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 NONE = "none"
 
 
 Interrupted = comfy.model_management.InterruptProcessingException
 """What a cancel raises. A BaseException: ``except Exception`` does not see it."""
-
-
-class HostError(StudioError):
-    """ComfyUI lacks something that a node needs, or a file that a widget names is not there."""
 
 
 def version() -> str:
@@ -61,66 +50,6 @@ def require_nvfp4_loader() -> None:
         raise HostError(f"ComfyUI {version()} cannot load NVFP4 files: update it to 0.33 or newer, then convert.")
 
 
-# Calibrations
-
-
-def register_calibration_folder() -> None:
-    """Make ``models/nvfp4_calibration`` known; a folder from extra_model_paths.yaml stays in front."""
-    folder_paths.add_model_folder_path(CALIBRATIONS, os.path.join(folder_paths.models_dir, CALIBRATIONS))
-    # Without an extension set every file counts, a report or a readme beside the statistics too.
-    folder_paths.folder_names_and_paths[CALIBRATIONS][1].add(names.SUFFIX)
-
-
-def calibration_names() -> list[str]:
-    """Names without suffix, as the calibrate node took them."""
-    return [name[: -len(names.SUFFIX)] for name in folder_paths.get_filename_list(CALIBRATIONS)]
-
-
-def calibration_path(name: str) -> Path:
-    """Where the calibration of this name lies or will lie (the first folder of the key)."""
-    folders = folder_paths.get_folder_paths(CALIBRATIONS)
-    paths = [names.file_below(folder, name, "calibration name") for folder in folders]
-    return next((path for path in paths if path.is_file()), paths[0])
-
-
-def existing_calibration(name: str) -> Path:
-    """The path of a calibration that must be there."""
-    path = calibration_path(name)
-    if not path.is_file():
-        known = ", ".join(calibration_names()) or "none yet"
-        raise HostError(
-            f"There is no calibration {name!r} (there are: {known}): sample once through the NVFP4 Calibrate node."
-        )
-    return path
-
-
-def exchangeable_calibration(name: str) -> Path:
-    """The path of an existing calibration that a route may hand out or delete: no link out of the folders."""
-    path = existing_calibration(name)
-    if not _inside(path):
-        raise HostError(f"The calibration {name!r} is a link out of its folder: put the file itself there.")
-    return path
-
-
-def stored_calibrations() -> list[tuple[str, os.stat_result]]:
-    """Name and stat of each calibration that a route may show; one that vanishes meanwhile is left out."""
-    found = []
-    for name in calibration_names():
-        try:
-            path = calibration_path(name)
-            if _inside(path):
-                found.append((name, path.stat()))
-        except (StudioError, OSError):
-            continue
-    return found
-
-
-def _inside(path: Path) -> bool:
-    """Whether the file, with all links followed, lies in one of the calibration folders."""
-    target = path.resolve()
-    return any(target.is_relative_to(Path(folder).resolve()) for folder in folder_paths.get_folder_paths(CALIBRATIONS))
-
-
 def fingerprint(path: Path) -> tuple[int, int] | None:
     """Size in bytes and time of change in nanoseconds; never a hash, the file may have 30 GB."""
     try:
@@ -128,45 +57,6 @@ def fingerprint(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return stat.st_size, stat.st_mtime_ns
-
-
-# Checkpoints
-
-
-def sources() -> list[str]:
-    """Convertible files as ``<folder>/<name>``, because both folders may hold the same name.
-
-    A model in numbered shards is listed once, by the first of them.
-    """
-    return [
-        f"{folder}/{name}"
-        for folder in SOURCE_FOLDERS
-        for name in folder_paths.get_filename_list(folder)
-        if name.lower().endswith(SOURCE_SUFFIXES) and not is_later_shard(Path(name))
-    ]
-
-
-def source_path(source: str) -> Path:
-    """The file behind a name of :func:`sources`; anything that is not in ComfyUI's own list is refused."""
-    folder, _, name = source.partition("/")
-    names.relative_parts(name, "source")
-    if folder not in SOURCE_FOLDERS or name not in folder_paths.get_filename_list(folder):
-        raise HostError(f"There is no checkpoint {source!r}: choose one from the list, after pressing R to refresh it.")
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
-
-
-def output_path(name: str, *, all_in_one: bool) -> Path:
-    """``<output>/checkpoints`` or ``<output>/diffusion_models``: ComfyUI searches both for models."""
-    key = "checkpoints" if all_in_one else "diffusion_models"
-    folder = os.path.join(folder_paths.get_output_directory(), key)
-    if folder not in folder_paths.get_folder_paths(key):
-        raise HostError(f"ComfyUI does not look for models in {folder}: start it through its own main.py.")
-    return names.file_below(folder, name, "output name")
-
-
-def output_candidates(name: str) -> list[Path]:
-    """Both places where a conversion of this name may lie."""
-    return [output_path(name, all_in_one=all_in_one) for all_in_one in (False, True)]
 
 
 # Running

@@ -13,7 +13,7 @@ from ..calibration.errors import StudioError
 
 SUFFIX = ".safetensors"
 MAX_PART = 200
-"""Characters of one part of a name: file systems allow 255 bytes, and a suffix and a temporary name come on top."""
+"""Bytes of one part of a name: file systems allow 255, and a suffix and a temporary name come on top."""
 
 # Windows opens these as devices in every folder and with every suffix.
 _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$"} | {
@@ -49,24 +49,38 @@ def relative_parts(name: str, what: str) -> tuple[str, ...]:
             raise InvalidName(f"The {what} {name!r} has a part that begins or ends in a space or ends in a dot.")
         if part.split(".")[0].rstrip().lower() in _DEVICES:
             raise InvalidName(f"The {what} {name!r} is the name of a device on Windows: use another name.")
-        if len(part) > MAX_PART:
-            raise InvalidName(f"The {what} has a part of {len(part)} characters, more than {MAX_PART}: shorten it.")
+        if _length(part, what) > MAX_PART:
+            raise InvalidName(
+                f"The {what} has a part of {_length(part, what)} bytes, more than {MAX_PART}: shorten it."
+            )
     return parts
 
 
-def file_below(folder: str | Path, name: str, what: str) -> Path:
-    """The path of ``<folder>/<name>.safetensors`` after checking that it lies in the folder.
+def _length(part: str, what: str) -> int:
+    """Bytes of a part of a name on the disk.
+
+    Raises:
+        InvalidName: it holds half a surrogate pair, which no file system encodes.
+    """
+    try:
+        return len(part.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"The {what} {part!r} holds half a character: type it again.") from error
+
+
+def file_below(folder: str | Path, name: str, what: str, suffix: str = SUFFIX) -> Path:
+    """The path of ``<folder>/<name><suffix>`` after checking that it lies in the folder.
 
     The parent is resolved, so a link inside the folder that points elsewhere is refused as well; the folder
     itself may be a link.
     """
     parts = relative_parts(name, what)
     last = parts[-1]
-    if last.lower().endswith(SUFFIX):
-        last = last[: -len(SUFFIX)]
+    if last.lower().endswith(suffix):
+        last = last[: -len(suffix)]
         relative_parts(last, what)
     root = Path(folder)
-    path = root.joinpath(*parts[:-1], last + SUFFIX)
+    path = root.joinpath(*parts[:-1], last + suffix)
     if not path.parent.resolve().is_relative_to(root.resolve()):
         raise InvalidName(f"The {what} {name!r} leads out of {root}: use a plain name such as my-model.")
     return path

@@ -9,8 +9,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..calibration import calibration_report, compare, comparison_sections, load, markdown, report_sections
+from ..calibration.errors import StudioError
 from ..converters.plots import calibration_plot, comparison_plot, stacked
 from . import host
+from .library import CALIBRATIONS
 from .texts import coverage_text
 
 
@@ -35,12 +37,12 @@ class NVFP4CalibrationReport(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "calibration",
-                    options=host.calibration_names(),
+                    options=CALIBRATIONS.names(),
                     tooltip="A calibration made by NVFP4 Calibrate. Press R to refresh the list.",
                 ),
                 io.Combo.Input(
                     "compare_with",
-                    options=[host.NONE, *host.calibration_names()],
+                    options=[host.NONE, *CALIBRATIONS.names()],
                     default=host.NONE,
                     optional=True,
                     tooltip="Another calibration, for example of the original model: shows how much larger or smaller "
@@ -64,18 +66,18 @@ class NVFP4CalibrationReport(io.ComfyNode):
     def validate_inputs(cls, calibration: str, compare_with: str = host.NONE) -> bool | str:
         try:
             for name in _named(calibration, compare_with):
-                host.calibration_path(name)
-        except host.StudioError as error:
+                CALIBRATIONS.path(name)
+        except StudioError as error:
             return str(error)
         return True
 
     @classmethod
     def fingerprint_inputs(cls, calibration: str, compare_with: str = host.NONE, **_: Any) -> list[Any]:
-        return [host.fingerprint(host.calibration_path(name)) for name in _named(calibration, compare_with)]
+        return [host.fingerprint(CALIBRATIONS.path(name)) for name in _named(calibration, compare_with)]
 
     @classmethod
     def execute(cls, calibration: str, compare_with: str = host.NONE, after: object = None) -> io.NodeOutput:
-        statistics = load(host.existing_calibration(calibration))
+        statistics = load(CALIBRATIONS.existing(calibration))
         report = calibration_report(statistics, calibration)
         page, plots = (
             markdown(f"Calibration {calibration}", report_sections(report)),
@@ -83,7 +85,7 @@ class NVFP4CalibrationReport(io.ComfyNode):
         )
         comparison = None
         if compare_with != host.NONE:
-            comparison = compare(load(host.existing_calibration(compare_with)), statistics, compare_with, calibration)
+            comparison = compare(load(CALIBRATIONS.existing(compare_with)), statistics, compare_with, calibration)
             page += "\n" + markdown(f"{calibration} against {compare_with}", comparison_sections(comparison))
             plots.append(comparison_plot(comparison))
         image = torch.from_numpy(np.asarray(stacked(plots), dtype=np.float32) / 255)[None]

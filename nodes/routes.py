@@ -1,40 +1,53 @@
-"""The pack's routes: a token for the button, and listing, downloading and deleting calibrations.
+"""The pack's routes. Each takes ids and options, never paths, and asks a plain function for the answer.
 
-A calibration is asked for by its name, an id that the server maps to a file of ``models/nvfp4_calibration``;
-what is no such name gets a 4xx and nothing is touched. The command ``nvfp4-studio calibrate`` uses them.
+``GET`` only reads. Whatever has an id in its body is ``POST`` with ``application/json``; ``guard`` says what else
+is refused. Functions that touch the disk run in a thread, so that a slow disk holds up no other request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from aiohttp import web
 from server import PromptServer
 
-from .. import __version__
-from ..calibration.errors import StudioError
-from . import host
 from .gate import gate
-from .guard import Refused, guarded, json_object
+from .guard import MAX_BODY, Handler, Refused, guarded, json_object
+from .library import CALIBRATIONS
+from .studio import calibrations, sources
+from .studio.fields import name_in
 
-TOKEN_ROUTE = "/nvfp4_studio/conversion_token"
-LIST_ROUTE = "/nvfp4_studio/calibrations"
-FILE_ROUTE = "/nvfp4_studio/calibrations/file"
-DELETE_ROUTE = "/nvfp4_studio/calibrations/delete"
-MAX_NAME = 1000
+PREFIX = "/nvfp4_studio/"
 _NODE_ID = re.compile(r"[0-9A-Za-z_.-]{1,40}(:[0-9A-Za-z_.-]{1,40}){0,15}")
+
+Answer = Callable[[Mapping[str, Any]], Any]
+"""From the query or the body to what is sent: bytes of a PNG, or plain data that becomes JSON."""
+
+READ: Mapping[str, Answer] = {
+    "sources": sources.listed,
+    "calibrations": calibrations.listed,
+}
+ASKED: Mapping[str, tuple[Answer, int]] = {
+    "source": (sources.described, MAX_BODY),
+    "calibrations/delete": (calibrations.deleted, MAX_BODY),
+}
+"""Path -> function and the most bytes that its body may have."""
 
 
 def register() -> None:
     """Add the routes to ComfyUI's server; a script that only imports the nodes has none."""
     server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.routes.post(TOKEN_ROUTE)(guarded(conversion_token))
-        server.routes.get(LIST_ROUTE)(guarded(list_calibrations))
-        server.routes.get(FILE_ROUTE)(guarded(calibration_file))
-        server.routes.post(DELETE_ROUTE)(guarded(delete_calibration))
+    if server is None:
+        return
+    server.routes.post(PREFIX + "conversion_token")(guarded(conversion_token))
+    server.routes.get(PREFIX + "calibrations/file")(guarded(calibration_file))
+    for path, answer in READ.items():
+        server.routes.get(PREFIX + path)(guarded(reading(answer)))
+    for path, (answer, limit) in ASKED.items():
+        server.routes.post(PREFIX + path)(guarded(asking(answer, limit)))
 
 
 async def conversion_token(request: web.Request) -> web.Response:
@@ -45,37 +58,33 @@ async def conversion_token(request: web.Request) -> web.Response:
     return web.json_response({"token": gate.issue(node)})
 
 
-async def list_calibrations(request: web.Request) -> web.Response:
-    """``{"version": the pack's, "calibrations": [{"name", "bytes", "modified_ns"}]}``."""
-    found = await asyncio.to_thread(host.stored_calibrations)
-    entries = [{"name": name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns} for name, stat in found]
-    return web.json_response({"version": __version__, "calibrations": entries})
-
-
 async def calibration_file(request: web.Request) -> web.StreamResponse:
     """``?name=my-model``: the file, streamed."""
-    path = await _calibration(request.query.get("name"))
+    path = await asyncio.to_thread(CALIBRATIONS.exchangeable, name_in(request.query, "name"))
     return web.FileResponse(path, headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
 
 
-async def delete_calibration(request: web.Request) -> web.Response:
-    """``{"name": "my-model"}`` -> ``{"deleted": "my-model"}``."""
-    name = (await json_object(request)).get("name")
-    path = await _calibration(name)
-    await asyncio.to_thread(path.unlink, missing_ok=True)
-    host.refresh_lists()
-    return web.json_response({"deleted": name})
+def reading(answer: Answer) -> Handler:
+    """A handler that answers from the query."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return _response(await asyncio.to_thread(answer, request.query))
+
+    return handler
 
 
-async def _calibration(name: object) -> Path:
-    """The file behind a name that came with a request."""
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise Refused(400, "Give the name of a calibration.")
-    try:
-        return await asyncio.to_thread(host.exchangeable_calibration, name)
-    except host.HostError as error:
-        raise Refused(404, str(error)) from error
-    except (OSError, UnicodeEncodeError) as error:  # longer than a file name can be, or not encodable in one
-        raise Refused(404, "There is no calibration of this name.") from error
-    except StudioError as error:
-        raise Refused(400, str(error)) from error
+def asking(answer: Answer, limit: int) -> Handler:
+    """A handler that answers from a JSON body."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = await json_object(request, limit)
+        return _response(await asyncio.to_thread(answer, body))
+
+    return handler
+
+
+def _response(found: Any) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(found, bytes):
+        return web.Response(body=found, content_type="image/png", headers=headers)
+    return web.json_response(found, headers=headers)
