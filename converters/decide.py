@@ -39,41 +39,12 @@ def make_plan(
             matches no layer, or a layer pinned to what it cannot be.
         SourceError: damaged tags, or FP8 weights with scales that cannot be read.
     """
-    options = options or Options()
-    _check(options)
-    check_rounding(options.rounding)
-    recognised = recognise(source)
-    family = detect_family(source.tensors)
-    if family.name == "diffusers" or (source.diffusers and family.name == "generic"):
-        raise PlanError(
-            f"{source.path.name} has the key names of diffusers, which ComfyUI renames and joins while it loads them "
-            "and cannot with packed weights; convert the model's single-file release for ComfyUI instead."
-        )
-    recipe = options.recipe
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe or family.default_recipe)
-    context = Context(
-        source=source,
-        recognised=recognised,
-        family=family,
-        recipe=recipe,
-        blocks=Blocks.find(
-            name for name in recognised.weights() if component(name, family.prefix) == "diffusion_model"
-        ),
-        options=options,
-        calibration=calibration,
-        encoders=find_encoders(source, options.text_encoder),
-    )
-    if options.layout == "checkpoint" and not family.prefix:
-        raise PlanError(
-            f"{source.path.name} has no key prefix, so it is no all-in-one checkpoint; use layout diffusion-model."
-        )
-    check_block_scales(context)
-    check_pins(context)
+    context = context_of(source, options or Options(), calibration)
+    recipe, family, options = context.recipe, context.family, context.options
     warnings = check_calibration(context)
     layers = tuple(
         decide_layer(context, layer)
-        for layer in recognised.layers.values()
+        for layer in context.recognised.layers.values()
         if context.kept(layer.weight) and (layer.described or context.part(layer.weight) != "other")
     )
     if not any(layer.action == "quantize" for layer in layers):
@@ -105,6 +76,46 @@ def make_plan(
         source_bytes=source.size,
     )
     return plan.with_metadata(metadata_of(context, plan)).with_size()
+
+
+def context_of(source: Source, options: Options, calibration: Calibration | None) -> Context:
+    """What decisions about the layers of ``source`` look at, with the options checked.
+
+    Raises:
+        PlanError: unknown option, a source whose layers ComfyUI renames, or a layer pinned to what it cannot be.
+        SourceError: damaged tags, or FP8 weights with scales that cannot be read.
+    """
+    _check(options)
+    check_rounding(options.rounding)
+    recognised = recognise(source)
+    family = detect_family(source.tensors)
+    if family.name == "diffusers" or (source.diffusers and family.name == "generic"):
+        raise PlanError(
+            f"{source.path.name} has the key names of diffusers, which ComfyUI renames and joins while it loads them "
+            "and cannot with packed weights; convert the model's single-file release for ComfyUI instead."
+        )
+    recipe = options.recipe
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe or family.default_recipe)
+    context = Context(
+        source=source,
+        recognised=recognised,
+        family=family,
+        recipe=recipe,
+        blocks=Blocks.find(
+            name for name in recognised.weights() if component(name, family.prefix) == "diffusion_model"
+        ),
+        options=options,
+        calibration=calibration,
+        encoders=find_encoders(source, options.text_encoder),
+    )
+    if options.layout == "checkpoint" and not family.prefix:
+        raise PlanError(
+            f"{source.path.name} has no key prefix, so it is no all-in-one checkpoint; use layout diffusion-model."
+        )
+    check_block_scales(context)
+    check_pins(context)
+    return context
 
 
 def _check(options: Options) -> None:
