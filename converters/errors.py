@@ -25,5 +25,9 @@ class VerificationError(StudioError):
     """The written file is not what was planned."""
 
 
+class PictureError(StudioError):
+    """Two pictures cannot be compared."""
+
+
 class Cancelled(StudioError):
     """The user cancelled; nothing was left behind."""
