@@ -59,7 +59,7 @@ def from_json(data: Any, where: str = "The sensitivity") -> Sensitivity:
     Raises:
         SensitivityError: naming ``where`` and what is wrong there.
     """
-    reader = _Reader(where)
+    reader = Reader(where)
     data = reader.of(data, dict, "the document")
     if data.get("format") != FORMAT or data.get("version") != VERSION:
         raise reader.wrong("format and version", f"{data.get('format')} {data.get('version')}")
@@ -79,7 +79,7 @@ def from_json(data: Any, where: str = "The sensitivity") -> Sensitivity:
     return read
 
 
-def layer_from_json(reader: _Reader, data: Any) -> LayerSensitivity:
+def layer_from_json(reader: Reader, data: Any) -> LayerSensitivity:
     data = reader.of(data, dict, "a layer")
     module = reader.text(data.get("module"), "module")
     shape = [reader.count(side, f"shape of {module}") for side in reader.of(data.get("shape"), list, "shape", 2)]
@@ -103,7 +103,7 @@ def layer_from_json(reader: _Reader, data: Any) -> LayerSensitivity:
     )
 
 
-def _outcome_from_json(reader: _Reader, data: Any, module: str) -> Outcome:
+def _outcome_from_json(reader: Reader, data: Any, module: str) -> Outcome:
     data = reader.of(data, dict, f"an outcome of {module}")
     policy, rounding = data.get("policy"), data.get("rounding", "")
     if policy != KEEP and not (isinstance(policy, str) and policy in POLICIES):
@@ -124,7 +124,7 @@ def _outcome_from_json(reader: _Reader, data: Any, module: str) -> Outcome:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """Checks of single values; ``where`` begins every sentence."""
 
     where: str

@@ -136,7 +136,7 @@ class Sensitivity:
             "version": VERSION,
             **head,
             "details": dict(self.details),
-            "layers": [_layer_to_json(layer) for layer in self.layers],
+            "layers": [layer_to_json(layer) for layer in self.layers],
         }
 
 
@@ -145,7 +145,7 @@ def decibels(share: float) -> float:
     return -10 * math.log10(share) if share > 0 else math.inf
 
 
-def _layer_to_json(layer: LayerSensitivity) -> dict[str, Any]:
+def layer_to_json(layer: LayerSensitivity) -> dict[str, Any]:
     return {**vars(layer), "shape": list(layer.shape), "outcomes": [_outcome_to_json(o, layer) for o in layer.outcomes]}
 
 
