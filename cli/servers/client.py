@@ -96,11 +96,11 @@ class Server:
 
     async def download(self, name: str, path: Path) -> bool:
         """Write a calibration of the server to a file; False when it has none of this name."""
-        with _translated(self.name):
+        with translated(self.name):
             async with self._asked().get(self._at(f"{CALIBRATIONS}/file").with_query(name=name)) as answer:
                 if answer.status == 404:
                     return False
-                _require_up(self.name, answer.status)
+                require_up(self.name, answer.status)
                 if answer.status != 200:
                     raise ServerError(f"{self.name} answered {answer.status} instead of a calibration.")
                 size = 0
@@ -114,7 +114,7 @@ class Server:
 
     async def delete(self, name: str) -> None:
         """Delete a calibration of the server; one that is not there is fine."""
-        with _translated(self.name):
+        with translated(self.name):
             async with self._asked().post(self._at(f"{CALIBRATIONS}/delete"), json={"name": name}) as answer:
                 if answer.status not in (200, 404):
                     raise ServerError(f"{self.name} did not delete the calibration {name}: status {answer.status}.")
@@ -126,7 +126,7 @@ class Server:
         """
         await self.listen()
         assert self._socket is not None
-        with _translated(self.name):
+        with translated(self.name):
             try:
                 message = await asyncio.wait_for(self._socket.receive(), seconds)
             except asyncio.TimeoutError:
@@ -142,7 +142,7 @@ class Server:
         """Open the websocket connection unless it is open; what is queued after that is heard of."""
         if self._socket is None:
             address = self._at("ws").with_query(clientId=self.client_id)
-            with _translated(self.name):
+            with translated(self.name):
                 self._socket = await self._asked().ws_connect(
                     address, heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_JSON
                 )
@@ -154,9 +154,9 @@ class Server:
             await socket.close()
 
     async def _json(self, method: str, path: str, body: object = None) -> Any:
-        with _translated(self.name):
+        with translated(self.name):
             async with self._asked().request(method, self._at(path), json=body) as answer:
-                _require_up(self.name, answer.status)
+                require_up(self.name, answer.status)
                 raw = bytearray()
                 async for chunk in answer.content.iter_chunked(CHUNK):
                     raw += chunk
@@ -196,7 +196,7 @@ def _url(address: str) -> URL:
 
 
 @contextlib.contextmanager
-def _translated(name: str) -> Iterator[None]:
+def translated(name: str) -> Iterator[None]:
     """Failures of the connection as `Unreachable`."""
     try:
         yield
@@ -204,7 +204,7 @@ def _translated(name: str) -> Iterator[None]:
         raise Unreachable(f"{name} does not answer ({str(error) or type(error).__name__}).") from error
 
 
-def _require_up(name: str, status: int) -> None:
+def require_up(name: str, status: int) -> None:
     if status in (502, 503, 504):
         raise Unreachable(f"{name} does not answer (its proxy says {status}).")
 

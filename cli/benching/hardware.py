@@ -1,0 +1,74 @@
+"""What the server computes on, and what the figures therefore mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..servers.client import one_line
+
+WITH_NVFP4 = re.compile(
+    r"RTX 50\d0|RTX PRO \d+ .*Blackwell|\bG?B[12]00\b|\bG?B300\b|\bGB10\b|Jetson.*Thor", re.IGNORECASE
+)
+WITHOUT = re.compile(
+    r"GTX|TITAN|Quadro|Tesla|RTX [234]0\d0|RTX A?\d000|\b(A100|A10|A40|A30|H100|H200|H20|L4|L40S?|T4|V100|P100)\b",
+    re.IGNORECASE,
+)
+
+
+def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """{"device", "type", "capability", "nvfp4", "fp8", "told_by", "vram_bytes", "ram_bytes", "meaning"} of the first device.
+
+    told: what the pack on the server says (`nodes/hardware.py`), which is ComfyUI's own answer. Without it the
+    device's name must do; nvfp4 is None where that tells nothing.
+    """
+    device = next((entry for entry in stats.get("devices", ()) if isinstance(entry, dict)), {})
+    system = stats.get("system") if isinstance(stats.get("system"), dict) else {}
+    kind = one_line(str(device.get("type", "unknown")), 20)
+    name = "CPU" if kind == "cpu" else one_line(str(device.get("name", "unknown")), 120)
+    first = next((entry for entry in (told or {}).get("devices", ()) if isinstance(entry, dict)), None)
+    if first is not None:
+        nvfp4, fp8 = bool(first.get("nvfp4")), bool(first.get("fp8"))
+        capability = first.get("capability") if isinstance(first.get("capability"), list) else None
+        name = name if kind == "cpu" else one_line(str(first.get("name", name)), 120)
+    else:
+        nvfp4, fp8, capability = _by_name(kind, name), None, None
+    return {
+        "device": name,
+        "type": kind,
+        "capability": capability,
+        "nvfp4": nvfp4,
+        "fp8": fp8,
+        "told_by": "nvfp4-studio on the server" if first is not None else "the device's name",
+        "vram_bytes": device.get("vram_total") if kind != "cpu" else None,
+        "ram_bytes": system.get("ram_total"),
+        "meaning": meaning(name, nvfp4),
+    }
+
+
+def meaning(device: str, nvfp4: bool | None) -> str:
+    """What quality and speed measured on this device say."""
+    if nvfp4:
+        return (
+            f"The {device} has NVFP4 tensor cores: weights and activations were NVFP4 in the multiplications, and times and "
+            "quality are those of this file on such a GPU."
+        )
+    if nvfp4 is None:
+        return (
+            f"Whether the {device} has NVFP4 tensor cores is unknown (nvfp4-studio on the server would tell). Without them "
+            "quality is that of the weights alone, and the times say nothing about a GPU that has them."
+        )
+    return (
+        f"The {device} has no NVFP4 tensor cores: ComfyUI multiplied in full precision with the decoded 4-bit weights. "
+        "Quality is that of the weights alone, without the rounding of activations that NVFP4 hardware adds; the times "
+        "say nothing about a GPU with NVFP4 tensor cores."
+    )
+
+
+def _by_name(kind: str, name: str) -> bool | None:
+    if kind != "cuda":
+        return False
+    if WITH_NVFP4.search(name):
+        return True
+    return False if WITHOUT.search(name) else None
