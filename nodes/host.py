@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.patcher_extension
 import comfy.quant_ops
 import comfy.utils
+import torch
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -65,6 +66,12 @@ def fingerprint(path: Path) -> tuple[int, int] | None:
 def device() -> str:
     """``cuda`` where ComfyUI computes on it, else ``cpu``; so ``--cpu`` holds for conversions too."""
     return "cuda" if comfy.model_management.get_torch_device().type == "cuda" else "cpu"
+
+
+def gpu_name() -> str:
+    """How the GPU that ComfyUI computes on is called, "" where it has none."""
+    chosen = comfy.model_management.get_torch_device()
+    return str(torch.cuda.get_device_name(chosen)) if chosen.type == "cuda" else ""
 
 
 def free_memory(wanted: int) -> None:

@@ -17,7 +17,8 @@ from server import PromptServer
 from .gate import gate
 from .guard import MAX_BODY, Handler, Refused, guarded, json_object
 from .library import CALIBRATIONS
-from .studio import calibrations, sources
+from .studio import asked as plans
+from .studio import calibrations, planning, saved_recipes, sensitivities, sources
 from .studio.fields import name_in
 
 PREFIX = "/nvfp4_studio/"
@@ -29,10 +30,18 @@ Answer = Callable[[Mapping[str, Any]], Any]
 READ: Mapping[str, Answer] = {
     "sources": sources.listed,
     "calibrations": calibrations.listed,
+    "calibration_plot": calibrations.plot,
+    "recipes": saved_recipes.listed,
+    "sensitivities": sensitivities.listed,
 }
 ASKED: Mapping[str, tuple[Answer, int]] = {
     "source": (sources.described, MAX_BODY),
+    "calibration": (calibrations.described, MAX_BODY),
+    "calibrations/merge": (calibrations.merged, plans.MAX_BODY),
     "calibrations/delete": (calibrations.deleted, MAX_BODY),
+    "plan": (planning.planned, plans.MAX_BODY),
+    "recipes/save": (saved_recipes.saved, plans.MAX_BODY),
+    "recipes/delete": (saved_recipes.deleted, MAX_BODY),
 }
 """Path -> function and the most bytes that its body may have."""
 

@@ -1,14 +1,26 @@
-"""Step 2: calibrations and what they hold."""
+"""Step 2: calibrations, what they hold, and whether it is enough."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...calibration import DETAILS, Calibration, calibration_report, load, merge_files, save
+from ...converters.plots import calibration_plot
 from .. import host
+from ..guard import Refused
 from ..library import CALIBRATIONS
-from .fields import name_in
+from .cache import FileCache
+from .fields import name_in, names_in
+from .told import by_id
+
+MAX_MERGED = 64
+NAMED = 3
+_loaded: FileCache[Calibration] = FileCache(4)
+"""Statistics of 600 layers take 9 MB; what may have gigabytes stays on the disk until it is asked for."""
 
 
 def listed(_: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,9 +31,109 @@ def listed(_: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "calibrations": entries}
 
 
+def opened(name: str) -> Calibration:
+    """The calibration of this name.
+
+    Raises:
+        HostError: there is none.
+        Refused: it cannot be read.
+    """
+    path = CALIBRATIONS.exchangeable(name)
+
+    def read() -> tuple[Calibration, Iterable[Path]]:
+        return load(path), (path,)
+
+    with by_id({path: name}):
+        return _loaded.get(path, read)
+
+
+def described(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"name"}`` -> how much was sampled, what was seen of layers and schedule, and what to add."""
+    name = name_in(body, "name")
+    calibration = opened(name)
+    coverage, convergence = calibration.coverage(), calibration.convergence()
+    stat = CALIBRATIONS.exchangeable(name).stat()
+    return {
+        "name": name,
+        "bytes": stat.st_size,
+        "modified_ns": stat.st_mtime_ns,
+        "detail": _detail(calibration),
+        "summary": calibration.summary(),
+        "samplings": calibration.samplings,
+        "images": calibration.images,
+        "calls": calibration.steps,
+        "layers_observed": coverage.observed,
+        "layers_total": coverage.total,
+        "unobserved": [{"module": module, "reason": reason} for module, reason in calibration.unobserved.items()],
+        "schedule": calibration.schedule.sum(0).tolist(),
+        "schedule_seen": coverage.schedule_seen,
+        "missing": coverage.missing_ranges(),
+        "recommendations": list(coverage.recommendations),
+        "convergence": {"largest_change": convergence.change, "layer": convergence.layer, "advice": convergence.advice},
+        "enough": convergence.enough and not coverage.missing_bins,
+        "warnings": _warnings(calibration),
+    }
+
+
+def plot(query: Mapping[str, Any]) -> bytes:
+    """``?name=``: the report's page of plots as PNG."""
+    name = name_in(query, "name")
+    calibration = opened(name)
+    return png(calibration_plot(calibration, calibration_report(calibration, name)))
+
+
+def merged(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"names", "into"}`` -> ``{"name"}``: one file of several, in a new file or in one of the several."""
+    sources, into = names_in(body, "names", MAX_MERGED), name_in(body, "into")
+    if len(set(sources)) != len(sources) or len(sources) < 2:
+        raise Refused(400, "Choose two or more different calibrations to merge.")
+    target = CALIBRATIONS.writable(into)
+    paths = {name: CALIBRATIONS.exchangeable(name) for name in sources}
+    if target.exists() and target not in paths.values():
+        raise Refused(
+            400, f"There is a calibration {into!r} already: choose another name, or merge into one of the chosen."
+        )
+    with by_id({**{path: name for name, path in paths.items()}, target: into}):
+        save(merge_files(paths.values()), target)
+    host.refresh_lists()
+    return {"name": into}
+
+
 def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
     """``{"name": "my-model"}`` -> ``{"deleted": "my-model"}``."""
     name = name_in(body, "name")
     CALIBRATIONS.exchangeable(name).unlink(missing_ok=True)
     host.refresh_lists()
     return {"deleted": name}
+
+
+def png(picture: Any) -> bytes:
+    """A picture as a PNG file."""
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    return data.getvalue()
+
+
+def _detail(calibration: Calibration) -> str:
+    """The level of detail that at least one layer has; levels include those before them."""
+    layers = calibration.layers.values()
+    has = {
+        "channels": any(layer.channels is not None for layer in layers),
+        "curvature": any(layer.curvature is not None for layer in layers),
+    }
+    return next((level for level in reversed(DETAILS) if has.get(level)), DETAILS[0])
+
+
+def _warnings(calibration: Calibration) -> list[str]:
+    """What is wrong with what was seen, a sentence each."""
+    found = []
+    bad = calibration.nonfinite_layers()
+    if bad:
+        named = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:NAMED])
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        found.append(f"NaN or infinite inputs, left out: {named}{more}.")
+    found.extend(
+        f"{what} in {samplings} of {calibration.samplings} samplings."
+        for what, samplings in calibration.adapted().items()
+    )
+    return found

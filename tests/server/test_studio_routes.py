@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from nvfp4_studio.calibration import BINS, SCHEDULE_BINS, Calibration, LayerStatistics, bin_index, save
+from nvfp4_studio.converters import open_source
+from nvfp4_studio.converters.layers import recognise
 
 FLUX = "diffusion_models/flux.safetensors"
 AIO = "checkpoints/aio.safetensors"
@@ -56,3 +63,130 @@ def test_a_broken_source_is_one_sentence_without_a_path_of_the_server(server: An
     assert status == 400 and "diffusion_models/broken.safetensors" in answer["error"]
     assert str(server.base) not in answer["error"]
     broken.unlink()
+
+
+# Step 2: calibrations
+
+
+def calibrate(server: Any, name: str, samplings: int = 12) -> Path:
+    """A calibration of the Flux as the calibrate node would leave it: every layer of the blocks seen."""
+    path = server.base / "models" / "nvfp4_calibration" / f"{name}.safetensors"
+    histogram = torch.zeros(BINS, dtype=torch.int64)
+    histogram[int(bin_index(torch.tensor(2.0)))] = 64  # calls, and blocks of 16 elements
+    layers = {}
+    with open_source(server.base / "models" / FLUX) as source:
+        for layer in recognise(source).layers.values():
+            if "blocks." in layer.name:
+                rows, columns = layer.shape
+                layers[layer.name] = LayerStatistics(
+                    columns,
+                    rows,
+                    64,
+                    64 * 256,
+                    1024,
+                    0,
+                    2.0,
+                    histogram,
+                    histogram,
+                    16 * histogram,
+                    torch.full((2, 16), 2.0),
+                )
+    schedule = torch.full((2, SCHEDULE_BINS), 8, dtype=torch.int64)
+    save(Calibration(layers, {}, samplings, samplings, 64, schedule), path)
+    return path
+
+
+def test_a_calibration_is_described_and_drawn(server: Any) -> None:
+    path = calibrate(server, "seen")
+    found = post(server, "calibration", name="seen")
+    assert found["bytes"] == path.stat().st_size and found["detail"] == "scales"
+    assert found["samplings"] == 12 and found["calls"] == 64 and found["schedule"] == [16] * 16
+    assert found["layers_observed"] == found["layers_total"] > 0 and found["schedule_seen"] == 1
+    assert found["missing"] == "" and found["convergence"]["advice"]
+    status, kind, data = picture(server, "calibration_plot?name=seen")
+    assert (status, kind, data[:8]) == (200, "image/png", b"\x89PNG\r\n\x1a\n")
+
+
+def test_calibrations_are_merged_into_a_new_file_and_deleted(server: Any) -> None:
+    first, second = calibrate(server, "one", 5), calibrate(server, "two", 7)
+    before = first.read_bytes(), second.read_bytes()
+    assert post(server, "calibrations/merge", names=["one", "two"], into="both") == {"name": "both"}
+    assert post(server, "calibration", name="both")["samplings"] == 12
+    assert (first.read_bytes(), second.read_bytes()) == before
+    status, answer = server.request("/nvfp4_studio/calibrations/merge", {"names": ["one", "two"], "into": "seen"})
+    assert status == 400 and "already" in answer["error"]
+    post(server, "calibrations/delete", name="both")
+    assert "both" not in [entry["name"] for entry in get(server, "calibrations")["calibrations"]]
+
+
+def picture(server: Any, path: str) -> tuple[int, str, bytes]:
+    with urllib.request.urlopen(f"{server.url}/nvfp4_studio/{path}", timeout=60) as response:
+        return response.status, response.headers["Content-Type"], response.read()
+
+
+# Step 3: plan and recipes
+
+
+def test_a_plan_has_every_layer_and_what_it_may_become(server: Any) -> None:
+    plan = post(server, "plan", source=FLUX)
+    layers = {layer["module"]: layer for layer in plan["layers"]}
+    assert len(layers) == post(server, "source", id=FLUX)["layers"]
+    assert plan["source_bytes"] == (server.base / "models" / FLUX).stat().st_size
+    assert sum(plan["formats"].values()) == len(layers)
+    quantized = [layer for layer in layers.values() if layer["format"] == "nvfp4"]
+    assert quantized and all(layer["block"] and layer["kind"] in layer["module"] for layer in quantized)
+    assert all(layer["predicted"]["sqnr_db"] > 15 and not layer["predicted"]["measured"] for layer in quantized)
+    assert abs(sum(layer["predicted"]["share"] or 0 for layer in layers.values()) - 1) < 1e-6
+    assert plan["speed"]["predicted"] > 0 and plan["speed"]["kernels"]
+    guarded = layers["img_in"]
+    assert "keep" in guarded["allowed"] and "nvfp4" not in guarded["allowed"] and "nvfp4" in quantized[0]["allowed"]
+
+
+def test_a_plan_with_statistics_has_scales(server: Any) -> None:
+    calibrate(server, "seen")
+    plan = post(server, "plan", source=FLUX, calibration="seen")
+    scaled = [layer for layer in plan["layers"] if layer["input_scale"] is not None]
+    assert scaled and plan["calibration"] == "seen"
+
+
+def test_pins_are_planned_saved_and_converted_from(server: Any) -> None:
+    before = {layer["module"]: layer for layer in post(server, "plan", source=FLUX)["layers"]}
+    module = next(name for name, layer in before.items() if layer["format"] == "nvfp4")
+    asked = {"source": FLUX, "pins": {module: "mxfp8"}}
+    plan = post(server, "plan", **asked)
+    after = {layer["module"]: layer for layer in plan["layers"]}
+    assert after[module]["format"] == "mxfp8" and after[module]["pinned"] and plan["summary"]["pinned"] == 1
+    assert {name for name in before if before[name]["format"] != after[name]["format"]} == {module}
+    assert post(server, "recipes/save", name="by-hand", plan=asked) == {"id": "my/by-hand"}
+    status, answer = server.request("/nvfp4_studio/recipes/save", {"name": "by-hand", "plan": asked})
+    assert status == 400 and "already" in answer["error"]
+    listed = {recipe["id"]: recipe for recipe in get(server, "recipes")["recipes"]}
+    assert listed["my/by-hand"]["mine"] and listed["my/by-hand"]["pinned"] == 1 and not listed["flux"]["mine"]
+    again = {layer["module"]: layer for layer in post(server, "plan", source=FLUX, recipe="my/by-hand")["layers"]}
+    assert {name: layer["format"] for name, layer in again.items()} == {
+        n: layer["format"] for n, layer in after.items()
+    }
+    unpinned = post(server, "plan", source=FLUX, recipe="my/by-hand", pins={module: None})
+    assert unpinned["formats"] == post(server, "plan", source=FLUX)["formats"]
+    assert post(server, "recipes/delete", id="my/by-hand") == {"deleted": "my/by-hand"}
+    assert "my/by-hand" not in [recipe["id"] for recipe in get(server, "recipes")["recipes"]]
+    assert server.request("/nvfp4_studio/recipes/delete", {"id": "flux"})[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pins": {"img_in": "nvfp4"}}, "which it cannot be"),
+        ({"pins": {"no.such.layer": "nvfp4"}}, "does not have"),
+        ({"pins": {"img_in": "int3"}}, "choose one of"),
+        ({"rounding": "upwards"}, "There is no rounding"),
+        ({"layout": "checkpoint"}, "no all-in-one checkpoint"),
+        ({"recipe": "my/absent"}, "There is no recipe"),
+        ({"recipe": "/etc/passwd.json"}, "There is no recipe"),
+        ({"calibration": "absent"}, "There is no calibration"),
+        ({"sensitivity": "absent"}, "There is no sensitivity"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_sentence(server: Any, fields: dict[str, Any], said: str) -> None:
+    status, answer = server.request("/nvfp4_studio/plan", {"source": FLUX, **fields})
+    assert status in (400, 404) and said in answer["error"] and str(server.base) not in answer["error"]

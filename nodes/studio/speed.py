@@ -1,0 +1,71 @@
+"""How fast a plan's file would run, predicted from a table of kernel speeds."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from ...calibration import Calibration
+from ...converters import LayerDecision, Plan
+from ...converters.formats import FORMATS, InputScale
+from ...converters.kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, available_tables, kernel_of, layer_seconds
+
+ROWS = 4096
+"""Rows of an image of 1024² in the models of today (2×2 latents of an eighth), for layers that nobody saw."""
+ONCE = re.compile(
+    r"(^|[._])(mod|modulation|adaln\w*|time\w*|t_embedder|guidance\w*|vector_in|y_embedder)([._]|$)", re.I
+)
+"""Names of layers that compute once an image, not once a token."""
+
+
+def table_for(wanted: str | None, gpu: str) -> KernelTable:
+    """The table of this name; else the one whose GPU this machine has; else the default."""
+    tables = available_tables()
+    if wanted is not None and wanted in tables:
+        return tables[wanted]
+    own = (table for table in tables.values() if table.gpu.lower() in gpu.lower())
+    return next(own, tables[DEFAULT_TABLE])
+
+
+def predicted_speed(plan: Plan, calibration: Calibration | None, table: KernelTable) -> dict[str, Any]:
+    """``predicted``: evaluations of the model a second over those of the same model with all layers in FP8."""
+    inside = [layer for layer in plan.layers if layer.component == "diffusion_model"]
+    rows = [rows_of(layer, calibration) for layer in inside]
+    fp8 = math.fsum(
+        layer_seconds(table, "fp8", layer.shape, count, layer.shape[0] * layer.shape[1])
+        for layer, count in zip(inside, rows, strict=True)
+    )
+    now = math.fsum(_seconds(layer, count, table) for layer, count in zip(inside, rows, strict=True))
+    other = OTHER_SHARE * fp8
+    return {
+        "predicted": (fp8 + other) / (now + other) if now + other > 0 else 1.0,
+        "kernels": table.name,
+        "gpu": table.gpu,
+        "predicted_is": f"times the speed of all layers in FP8 on {table.gpu}, from "
+        + ("measured kernels" if table.measured else "the GPU's specification"),
+    }
+
+
+def rows_of(layer: LayerDecision, calibration: Calibration | None) -> float:
+    """Rows of the layer's input in one evaluation: as calibrated, else guessed from its name."""
+    seen = calibration.layers.get(layer.module) if calibration is not None else None
+    if seen is not None and seen.calls:
+        return seen.rows / seen.calls
+    return 1.0 if ONCE.search(layer.module) else float(ROWS)
+
+
+def _seconds(layer: LayerDecision, rows: float, table: KernelTable) -> float:
+    stored = FORMATS.get(layer.format)
+    quantized = layer.tag is not None and stored is not None
+    kernel = kernel_of(layer.format, layer.full_precision) if quantized else "bf16"
+    measured_input = stored is not None and stored.INPUT_SCALE is InputScale.OPTIONAL and layer.input_scale is None
+    return layer_seconds(
+        table,
+        kernel,
+        layer.shape,
+        rows,
+        layer.bytes_after,
+        decoded=quantized and kernel == "bf16",
+        dynamic=quantized and measured_input,
+    )
