@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nvfp4_studio.calibration import DETAILS, Collector, load, save
+from nvfp4_studio.calibration import DETAILS, Collector, linear_layers, load, save, weight_samples
 from nvfp4_studio.demo.run import SOURCE
 from nvfp4_studio.demo.runtime import load_model
 from nvfp4_studio.demo.sampling import sample
@@ -115,9 +115,10 @@ def demo_sampling(device: torch.device, pictures: int) -> Sampling:
     """Some pictures of the demo model in one batch; the argument is the level of detail, None for none."""
     model = load_model(SOURCE).to(device).eval()
     labels = [number % 10 for number in range(pictures)]
+    samples = weight_samples(linear_layers(model)[0])  # as the node does, once for a model
 
     def run(detail: str | None) -> None:
-        collector = Collector(model, detail) if detail else None
+        collector = Collector(model, detail, samples) if detail else None
         sample(model, labels, labels, STEPS, collector.observing if collector else None)
         if collector:
             collector.finish(images=pictures)
@@ -130,10 +131,11 @@ def block_sampling(device: torch.device, tokens: int) -> Sampling:
     torch.manual_seed(0)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     block = Block().to(device, dtype).eval()
+    samples = weight_samples(linear_layers(block)[0])
     img, txt, vector = (torch.randn(1, *shape, WIDTH).to(device, dtype) for shape in ((tokens,), (TEXT,), ()))
 
     def run(detail: str | None) -> None:
-        collector = Collector(block, detail) if detail else None
+        collector = Collector(block, detail, samples) if detail else None
         with torch.inference_mode():
             for step in range(BLOCK_STEPS):
                 if collector:

@@ -228,12 +228,10 @@ class _Evaluation:
         self.ran = False
         self.turn = turn
         self.passes = tuple(min(1, max(0, number)) for number in passes) or (0,)
-        level = torch.as_tensor(noise_level).detach()
-        highest = level.to(torch.float32).amax() if level.numel() else torch.zeros((), device=level.device)
-        number = (torch.nan_to_num(highest, nan=0.0) * SCHEDULE_BINS).clamp(0, SCHEDULE_BINS - 1).to(torch.int64)
-        bins = torch.arange(SCHEDULE_BINS, device=level.device) == number
-        self.device = bins.device
-        self._moments = {bins.device: Moment(bins, number.reshape(1), self.passes)}
+        number = _bin_of(torch.as_tensor(noise_level).detach())
+        self.device = number.device
+        bins = torch.arange(SCHEDULE_BINS, device=self.device) == number
+        self._moments = {self.device: Moment(bins, number, self.passes)}
 
     def moment_on(self, device: torch.device) -> Moment:
         """The evaluation's bin and passes, with tensors on `device`."""
@@ -242,6 +240,15 @@ class _Evaluation:
             bins, number = here.bins.to(device, non_blocking=True), here.number.to(device, non_blocking=True)
             self._moments[device] = Moment(bins, number, self.passes)
         return self._moments[device]
+
+
+def _bin_of(level: torch.Tensor) -> torch.Tensor:
+    """int64 [1]: the bin of the highest of some noise levels, on their device; a GPU is not waited for."""
+    if level.is_cpu and level.numel() == 1:
+        value = level.item()
+        return torch.tensor([0 if value != value else int(max(0.0, min(value * SCHEDULE_BINS, SCHEDULE_BINS - 1)))])
+    highest = level.to(torch.float32).amax() if level.numel() else torch.zeros((), device=level.device)
+    return (torch.nan_to_num(highest, nan=0.0) * SCHEDULE_BINS).clamp(0, SCHEDULE_BINS - 1).to(torch.int64).reshape(1)
 
 
 def _plain(values: torch.Tensor) -> torch.Tensor:

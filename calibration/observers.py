@@ -4,7 +4,7 @@ Exact over all rows: the largest magnitude of each pass, from which calls, passe
 more detail also the largest magnitude, the sum of squares and the products of channels.
 
 From a part of the rows: the histograms of blocks and elements, and the candidates for the reservoir. Of R
-rows every s-th is taken, s = R / 4 but at most 128, beginning at a place that moves on with each evaluation.
+rows every s-th is taken, s = R / 4 but at most 256, beginning at a place that moves on with each evaluation.
 Sampling rows costs the histograms nothing that matters: a percentile of 10^6 values is as good as one of
 10^7, and the amax, which is one value, stays exact.
 """
@@ -20,7 +20,7 @@ import torch
 from .curvature import BLOCK
 from .detail import CURVATURE, SCALES
 
-STRIDE = 128
+STRIDE = 256
 FEWEST = 4
 _CHUNK_CPU = 1 << 20
 """Elements handled at once: bounds the temporaries to 4 MiB each."""
@@ -83,13 +83,16 @@ def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str
     chunks = passes if passes > 1 and len(shape) > 1 and shape[0] % passes == 0 else 1
     stride = max(1, min(STRIDE, count // FEWEST))
     first = turn * 5 % stride
-    found = Observation(count, features, rows.device, chunks, rows[first::stride].clone(), first, stride)
+    spans = None
+    if rows.is_cpu and detail == SCALES:
+        spans = _finite([_largest(span) for span in (rows.chunk(chunks) if chunks > 1 else (rows,))])
+    # The pass over all rows has brought these few into the cache.
+    sample = rows[first::stride].clone()
+    found = Observation(count, features, rows.device, chunks, sample, first, stride, spans)
     if detail != SCALES:
         largest = _add_channels(rows, found, detail)
         if rows.is_cpu:
             found.spans = _finite(largest.amax(1).tolist())
-    elif rows.is_cpu:
-        found.spans = _finite([_largest(span) for span in (rows.chunk(chunks) if chunks > 1 else (rows,))])
     if found.spans is None:
         found.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows)])
     return found

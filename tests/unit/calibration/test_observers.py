@@ -71,21 +71,21 @@ def test_a_call_without_any_finite_row_adds_to_the_count_of_calls_only() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_amax_is_exact_and_the_histograms_are_of_one_row_in_128(dtype: torch.dtype) -> None:
-    values = torch.randn(640, 32, generator=torch.Generator().manual_seed(8)).to(dtype)
-    for row in (0, 1, 333, 639):
+def test_the_amax_is_exact_and_the_histograms_are_of_one_row_in_256(dtype: torch.dtype) -> None:
+    values = torch.randn(1280, 32, generator=torch.Generator().manual_seed(8)).to(dtype)
+    for row in (0, 1, 333, 1279):
         spiked = values.clone()
         spiked[row, 7] = -1234.0
         found = statistics_of(spiked)
         assert found.amax == float(spiked.float().abs().max())
-        assert (found.rows, found.elements) == (640, 5 * 32)
-        assert torch.equal(found.element_magnitude, histogram_of(spiked[::128]))
+        assert (found.rows, found.elements) == (1280, 5 * 32)
+        assert torch.equal(found.element_magnitude, histogram_of(spiked[::256]))
 
 
 def test_the_sampled_rows_move_on_from_evaluation_to_evaluation() -> None:
-    values = torch.arange(640.0)[:, None].expand(640, 16)
-    firsts = [observe(values, turn=turn) for turn in range(128)]
-    assert sorted(int(seen.sample[0, 0]) for seen in firsts if seen is not None) == list(range(128))
+    values = torch.arange(1280.0)[:, None].expand(1280, 16)
+    firsts = [observe(values, turn=turn) for turn in range(256)]
+    assert sorted(int(seen.sample[0, 0]) for seen in firsts if seen is not None) == list(range(256))
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
