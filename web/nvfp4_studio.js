@@ -3,6 +3,7 @@ import { api } from "../../scripts/api.js";
 import { executionIdOf, nodeByExecutionId, nodeByLocator } from "./lib/graph.js";
 import { showStatus } from "./lib/status.js";
 import { makeTicket } from "./lib/ticket.js";
+import { openStudio } from "./studio/studio.js";
 
 const NODES = new Set(["NVFP4Calibrate", "NVFP4Convert", "NVFP4CalibrationReport"]);
 const STATUS_EVENT = "nvfp4_studio.status";
@@ -10,12 +11,8 @@ const REFRESH_EVENT = "nvfp4_studio.refresh";
 const STATUS_OUTPUT = "nvfp4_status";
 const TOKEN_ROUTE = "/nvfp4_studio/conversion_token";
 
-const LOADERS = {
-  CheckpointLoaderSimple: { folder: "checkpoints", widget: "ckpt_name" },
-  UNETLoader: { folder: "diffusion_models", widget: "unet_name" },
-};
-
 const rootGraph = () => app.rootGraph ?? app.graph;
+const studio = openStudio(app, api, new URL("./", import.meta.url));
 
 function showOutput(node, output) {
   const lines = output?.[STATUS_OUTPUT];
@@ -58,24 +55,16 @@ function addButton(node) {
   button.tooltip = "Queue this node alone. An ordinary Run does not convert.";
 }
 
-function addConvertNode(loader, { folder, widget }) {
-  const file = loader.widgets?.find((candidate) => candidate.name === widget)?.value;
-  const node = globalThis.LiteGraph.createNode("NVFP4Convert");
-  node.pos = [loader.pos[0], loader.pos[1] + loader.size[1] + 60];
-  loader.graph.add(node);
-  const source = node.widgets.find((candidate) => candidate.name === "source");
-  if (file && source.options.values.includes(`${folder}/${file}`)) source.value = `${folder}/${file}`;
-}
-
 app.registerExtension({
   name: "nvfp4-studio",
 
-  setup() {
+  async setup() {
     api.addEventListener(STATUS_EVENT, ({ detail }) => {
       const node = nodeByExecutionId(rootGraph(), detail.node);
       if (node && NODES.has(node.comfyClass)) showStatus(node, detail.text);
     });
     api.addEventListener(REFRESH_EVENT, () => app.refreshComboInNodes());
+    await studio.setup();
   },
 
   nodeCreated(node) {
@@ -88,10 +77,7 @@ app.registerExtension({
     };
   },
 
-  getNodeMenuItems(node) {
-    const loader = LOADERS[node.comfyClass];
-    return loader ? [{ content: "Convert to NVFP4…", callback: () => addConvertNode(node, loader) }] : [];
-  },
+  getNodeMenuItems: (node) => studio.menuItems(node),
 
   onNodeOutputsUpdated(outputs) {
     for (const [locator, output] of Object.entries(outputs)) showOutput(nodeByLocator(rootGraph(), locator), output);

@@ -1,0 +1,149 @@
+// The studio's hand on the workflow: loaders, the calibrate node behind one, a file put into one.
+
+import { loaderOf, matchingLoaders, modelOutput, nodesOf } from "../lib/loaders.js";
+
+const CALIBRATE = "NVFP4Calibrate";
+const ACTIVE = 0;
+const BYPASSED = 4;
+const GAP = 40;
+
+/** `app` is the frontend's, `changed` tells it that the graph was changed. */
+export function createGraph({ app, changed }) {
+  const root = () => app.rootGraph ?? app.graph;
+  const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+  function setWidget(node, name, value) {
+    const widget = widgetOf(node, name);
+    if (!widget) return;
+    if (Array.isArray(widget.options?.values) && !widget.options.values.includes(value)) widget.options.values.push(value);
+    widget.value = value;
+    widget.callback?.(value);
+  }
+
+  function add(type, graph, position) {
+    const node = globalThis.LiteGraph.createNode(type);
+    if (!node) return null;
+    node.pos = position;
+    graph.add(node);
+    return node;
+  }
+
+  /** The middle of what is seen, so that a node without neighbours appears before the user's eyes. */
+  function freePlace() {
+    const [x, y, width, height] = app.canvas.visible_area ?? [0, 0, 600, 400];
+    return [x + width / 2 - 150, y + height / 2 - 80];
+  }
+
+  /** The first calibrate node that a loader's model goes into, or null. */
+  function calibrateBehind(loader) {
+    const output = modelOutput(loader);
+    const links = loader.outputs?.[output]?.links ?? [];
+    for (const id of links) {
+      const link = loader.graph.getLink?.(id) ?? loader.graph.links?.[id] ?? loader.graph.links?.get?.(id);
+      const target = link && loader.graph.getNodeById(link.target_id);
+      if (target?.comfyClass === CALIBRATE) return target;
+    }
+    return null;
+  }
+
+  /** Insert the calibrate node behind a loader and move all links of its model to it; a node that is there stays. */
+  function insertCalibrate(loader, name) {
+    const present = calibrateBehind(loader);
+    if (present) {
+      present.mode = ACTIVE;
+      show(present);
+      return present;
+    }
+    const output = modelOutput(loader);
+    const targets = (loader.outputs[output].links ?? []).map((id) => {
+      const link = loader.graph.getLink?.(id) ?? loader.graph.links?.[id] ?? loader.graph.links?.get?.(id);
+      return { node: loader.graph.getNodeById(link.target_id), slot: link.target_slot };
+    });
+    const place = [loader.pos[0], loader.pos[1] + loader.size[1] + GAP];
+    const node = add(CALIBRATE, loader.graph, place);
+    if (!node) return null;
+    setWidget(node, "name", name);
+    loader.connect(output, node, 0);
+    for (const target of targets) if (target.node) node.connect(0, target.node, target.slot);
+    changed();
+    show(node);
+    return node;
+  }
+
+  /** Every calibrate node with the calibration that it fills and whether it is bypassed. */
+  function calibrateNodes() {
+    return nodesOf(root())
+      .filter((node) => node.comfyClass === CALIBRATE)
+      .map((node) => ({ node, name: widgetOf(node, "name")?.value ?? "", active: node.mode === ACTIVE }));
+  }
+
+  function setPaused(node, paused) {
+    node.mode = paused ? BYPASSED : ACTIVE;
+    changed();
+  }
+
+  /** Select a node and bring it into view. */
+  function show(node) {
+    if (node.graph && app.canvas.graph !== node.graph) app.canvas.setGraph?.(node.graph);
+    app.canvas.selectNode?.(node, false);
+    app.canvas.centerOnNode?.(node);
+    app.canvas.setDirty(true, true);
+  }
+
+  /** Put a file into a loader: the selected one, else the only one of its kind, else a new one. */
+  function useFile({ class_type: type, widget, value }) {
+    const selected = Object.values(app.canvas.selected_nodes ?? {});
+    const all = nodesOf(root()).filter((node) => node.comfyClass === type && widgetOf(node, widget));
+    const chosen = selected.find((node) => node.comfyClass === type) ?? (all.length === 1 ? all[0] : null);
+    const node = chosen ?? add(type, app.canvas.graph ?? root(), freePlace());
+    if (!node) return null;
+    setWidget(node, widget, value);
+    changed();
+    show(node);
+    return { node, added: !chosen };
+  }
+
+  /** A loader for a source that no loader has, with its file. */
+  function addLoader({ class_type: type, widget, value }) {
+    const node = add(type, app.canvas.graph ?? root(), freePlace());
+    if (!node) return null;
+    setWidget(node, widget, value);
+    changed();
+    return node;
+  }
+
+  /** The loaders of a class that have no file of this ComfyUI yet, such as those of an example workflow. */
+  function loadersToFill({ class_type: type, widget }) {
+    return nodesOf(root()).filter((node) => {
+      const combo = node.comfyClass === type && widgetOf(node, widget);
+      return combo && !combo.options?.values?.includes(combo.value);
+    });
+  }
+
+  /** A convert node below a loader, with the loader's file as its source. */
+  function addConvert(loader, source) {
+    const node = add("NVFP4Convert", loader.graph, [loader.pos[0], loader.pos[1] + loader.size[1] + GAP]);
+    if (!node) return;
+    const widget = widgetOf(node, "source");
+    if (widget?.options.values.includes(source)) widget.value = source;
+    changed();
+    show(node);
+  }
+
+  return {
+    root,
+    loadersToFill,
+    addConvert,
+    loadersOf: (source) => matchingLoaders(root(), source),
+    sourceOf: (node) => loaderOf(node)?.source ?? null,
+    isEmpty: () => nodesOf(root()).length === 0,
+    calibrateBehind,
+    insertCalibrate,
+    calibrateNodes,
+    setPaused,
+    show,
+    useFile,
+    addLoader,
+    setWidget,
+  };
+}

@@ -1,0 +1,69 @@
+// Step 2: stored calibrations, and the one that grows while the user samples.
+
+import { debounced, newestOnly } from "../store.js";
+
+const RELOAD_MS = 600;
+
+/** Loads lists and statistics; live events carry counts, the statistics are asked for when a step was saved. */
+export function createCalibrations({ store, client, textOf, select }) {
+  async function refresh() {
+    try {
+      const { calibrations } = await client.calibrations();
+      store.set({ calibrations, calibrationsError: null });
+    } catch (error) {
+      store.set({ calibrationsError: textOf(error) });
+    }
+  }
+
+  const statistics = newestOnly((name) => client.calibration(name));
+
+  async function open(name) {
+    if (!name) return;
+    try {
+      const found = await statistics(name);
+      if (found) store.set((state) => ({ statistics: { ...state.statistics, [name]: found } }));
+    } catch (error) {
+      store.set((state) => ({ statistics: { ...state.statistics, [name]: { name, problem: textOf(error).message } } }));
+    }
+  }
+
+  const openSoon = debounced(open, RELOAD_MS);
+
+  /** An event of the server, after each step of a sampling. */
+  function live(detail) {
+    store.set((state) => ({ live: { ...state.live, [detail.name]: { ...detail, seen: Date.now() } } }));
+    if (!store.state.calibrations.some(({ name }) => name === detail.name)) refresh();
+    if (store.state.choices.calibration === detail.name) openSoon(detail.name);
+  }
+
+  async function remove(name) {
+    await client.deleteCalibration(name);
+    store.set((state) => {
+      const { [name]: _, ...statisticsOfOthers } = state.statistics;
+      const { [name]: __, ...liveOfOthers } = state.live;
+      return { statistics: statisticsOfOthers, live: liveOfOthers };
+    });
+    if (store.state.choices.calibration === name) select({ calibration: null });
+    await refresh();
+  }
+
+  async function merge(names, into) {
+    await client.mergeCalibrations(names, into);
+    await refresh();
+    select({ calibration: into });
+    await open(into);
+  }
+
+  return { refresh, open, live, remove, merge };
+}
+
+/** A name for a source's calibration: its file name without folders and suffix. */
+export function calibrationName(source) {
+  return source.split("/").at(-1).replace(/\.[^.]+$/, "");
+}
+
+/** Share 0..1 of each noise bin against the fullest one, low noise first. */
+export function binHeights(schedule) {
+  const most = Math.max(...schedule, 1);
+  return schedule.map((count) => count / most);
+}

@@ -1,0 +1,101 @@
+// Step 3: what would become of every layer, asked again after each change.
+
+import { debounced, newestOnly } from "../store.js";
+
+const WAIT_MS = 150;
+
+/** The body of a request for a plan: choices without those that belong to the conversion. */
+export function planRequest(source, choices) {
+  const { output_name: _, overwrite: __, ...wanted } = choices;
+  return { source, ...wanted, budget: wanted.budget.trim() || null };
+}
+
+/** Keeps `state.plan` in step with source and choices. */
+export function createPlans({ store, client, textOf, select }) {
+  const ask = newestOnly((source, choices) => client.plan(planRequest(source, choices)));
+
+  async function replan() {
+    const { source, choices } = store.state;
+    if (!source) return;
+    try {
+      const plan = await ask(source, choices);
+      if (plan && store.state.source === source) store.set({ plan, planError: null, planning: false });
+    } catch (error) {
+      if (store.state.source === source) store.set({ planError: textOf(error), planning: false });
+    }
+  }
+
+  const soon = debounced(replan, WAIT_MS);
+
+  function refresh() {
+    if (!store.state.source) return;
+    store.set({ planning: true });
+    soon();
+  }
+
+  /** Pin layers to a policy, or take their pins off with null. */
+  function pin(modules, policy) {
+    const pins = { ...store.state.choices.pins };
+    for (const module of modules) {
+      if (policy === null) delete pins[module];
+      else pins[module] = policy;
+    }
+    select({ pins });
+  }
+
+  async function save(name) {
+    const { source, choices } = store.state;
+    const { id } = await client.saveRecipe(name, planRequest(source, choices));
+    await options();
+    return id;
+  }
+
+  async function removeRecipe(id) {
+    await client.deleteRecipe(id);
+    if (store.state.choices.recipe === id) select({ recipe: "auto" });
+    await options();
+  }
+
+  /** What can be chosen: recipes, policies, roundings, layouts, measured sensitivities. */
+  async function options() {
+    try {
+      const [recipes, { sensitivities }] = await Promise.all([client.recipes(), client.sensitivities()]);
+      store.set({ options: { ...recipes, sensitivities }, optionsError: null });
+    } catch (error) {
+      store.set({ optionsError: textOf(error) });
+    }
+  }
+
+  return { refresh, pin, save, removeRecipe, options };
+}
+
+/** Layers by block or by type, in the plan's order: [{key, layers}]. `other` names those outside of blocks. */
+export function grouped(layers, by, other) {
+  const groups = new Map();
+  for (const layer of layers) {
+    const key = (by === "block" ? layer.block : layer.kind) || other;
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(layer);
+  }
+  return [...groups].map(([key, members]) => ({ key, layers: members }));
+}
+
+/** How many layers have which format, most first: [[format, count]]. */
+export function formatCounts(layers) {
+  const counts = new Map();
+  for (const { format } of layers) counts.set(format, (counts.get(format) ?? 0) + 1);
+  return [...counts].sort(([, a], [, b]) => b - a);
+}
+
+/** The policies that every one of these layers allows. */
+export function commonPolicies(layers) {
+  const [first, ...others] = layers.map((layer) => layer.allowed ?? []);
+  return (first ?? []).filter((policy) => others.every((allowed) => allowed.includes(policy)));
+}
+
+/** The layers of a search: every word in name, format or reason. */
+export function layersMatching(layers, search) {
+  const words = search.toLowerCase().split(/\s+/).filter(Boolean);
+  const textOf = (layer) => `${layer.name} ${layer.format} ${layer.reason}`.toLowerCase();
+  return words.length ? layers.filter((layer) => words.every((word) => textOf(layer).includes(word))) : layers;
+}

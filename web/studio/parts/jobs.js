@@ -1,0 +1,97 @@
+// One conversion as a card: running with progress, waiting, ended, or interrupted.
+
+import { h, setAttribute, setText } from "../dom.js";
+import { button } from "./controls.js";
+import { progressBar } from "./meters.js";
+
+const fileOf = (id) => (id ?? "").split("/").at(-1);
+
+/** A conversion that runs: bytes, rate, remaining time, current layer, cancel. */
+export function runningJob({ t, cancel }) {
+  return (entry) => {
+    const name = h("div", { class: "nvfp4-card-title" });
+    const bar = progressBar(t("convert.progress"));
+    const numbers = h("div", { class: "nvfp4-job-numbers" });
+    const label = h("div", { class: "nvfp4-reason" });
+    let current = entry;
+    const stop = button(t("cancel"), () => cancel(current), { symbol: "times" });
+    return {
+      element: h("li", { class: "nvfp4-panel nvfp4-stack" }, name, bar.element, numbers, label, h("div", { class: "nvfp4-row" }, stop)),
+      update(item) {
+        current = item;
+        const share = item.total ? item.done / item.total : 0;
+        const text = runningText(t, item, share);
+        setText(name, t("convert.into", { source: fileOf(item.source), target: fileOf(item.target) }));
+        setText(numbers, text);
+        setText(label, item.label ?? "");
+        setAttribute(label, "title", item.label);
+        bar.update(share, text);
+      },
+    };
+  };
+}
+
+/** "43 % · 5.2 of 12.1 GB · 310 MB/s · 22 s left". */
+export function runningText(t, { done, total, rate, remaining_s: remaining }, share) {
+  const parts = [t.percent(share), t("convert.of", { done: t.size(done), total: t.size(total) })];
+  if (rate > 0) parts.push(t.rate(rate));
+  if (Number.isFinite(remaining) && remaining !== null) parts.push(t("convert.left", { time: t.duration(remaining) }));
+  return parts.join(" · ");
+}
+
+/** A conversion that waits in the queue. */
+export function queuedJob({ t, cancel }) {
+  return (entry) => {
+    const name = h("div", { class: "nvfp4-card-title" });
+    let current = entry;
+    const stop = button(t("convert.unqueue"), () => cancel(current), { symbol: "times" });
+    return {
+      element: h("li", { class: "nvfp4-panel nvfp4-row nvfp4-spread" }, name, stop),
+      update(item) {
+        current = item;
+        setText(name, item.output_name || fileOf(item.source));
+      },
+    };
+  };
+}
+
+/** A conversion that the server's end, a crash or a full disk stopped, and that can go on where it was. */
+export function interruptedJob({ t, resume, discard }) {
+  return (entry) => {
+    const name = h("div", { class: "nvfp4-card-title" });
+    const detail = h("div", { class: "nvfp4-card-detail" });
+    let current = entry;
+    const go = button(t("convert.resume"), () => resume(current), { kind: "primary", symbol: "play" });
+    const drop = button(t("convert.discard"), () => discard(current), { kind: "danger", symbol: "trash" });
+    return {
+      element: h("li", { class: "nvfp4-panel nvfp4-stack" }, name, detail, h("div", { class: "nvfp4-row" }, go, drop)),
+      update(item) {
+        current = item;
+        setText(name, fileOf(item.target ?? item.source));
+        const done = t("convert.of", { done: t.size(item.done ?? 0), total: t.size(item.total ?? 0) });
+        setText(detail, item.total ? t("convert.interruptedAt", { done }) : "");
+      },
+    };
+  };
+}
+
+/** A conversion that ended: in success, by the user, or with an error sentence. */
+export function finishedJob({ t, open }) {
+  return (entry) => {
+    const name = h("div", { class: "nvfp4-card-title" });
+    const detail = h("div", { class: "nvfp4-card-note" });
+    let current = entry;
+    const show = button(t("convert.showResult"), () => open(current), { symbol: "chart-bar" });
+    return {
+      element: h("li", { class: "nvfp4-panel nvfp4-stack" }, name, detail, show),
+      update(item) {
+        current = item;
+        const good = !item.error && !item.cancelled;
+        setText(name, fileOf(item.target ?? item.source));
+        setText(detail, good ? t("convert.done", { time: t.duration(item.seconds) }) : item.cancelled ? t("convert.cancelled") : item.error);
+        setAttribute(detail, "data-kind", good ? "success" : item.cancelled ? "info" : "error");
+        show.hidden = !good || !item.target;
+      },
+    };
+  };
+}

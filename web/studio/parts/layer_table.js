@@ -1,0 +1,137 @@
+// The plan's layers, grouped by block or type; a row's or a group's format can be pinned by hand.
+
+import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
+import { commonPolicies, formatCounts, grouped, layersMatching } from "../model/plans.js";
+import { formatName } from "../text.js";
+import { icon } from "./controls.js";
+
+const AUTO = "";
+const OPENED_BY_SEARCH = 60;
+
+/** {element, update(state), reveal(layer)}; `pin(modules, policy)` changes the plan. */
+export function layerTable({ t, pin }) {
+  const caption = h("caption", { class: "nvfp4-hidden" }, t("table.caption"));
+  const heads = ["layer", "format", "error", "size"].map((name) => h("th", { scope: "col", class: `nvfp4-col-${name}` }, t(`table.${name}`)));
+  const table = h("table", { class: "nvfp4-table" }, caption, h("thead", {}, h("tr", {}, heads)));
+  const empty = h("p", { class: "nvfp4-help", role: "status" });
+  const element = h("div", { class: "nvfp4-table-frame" }, table, empty);
+  const opened = new Set();
+  let last = null;
+  const groups = keyedList(table, ({ key }) => `group ${key}`, createGroup);
+
+  /** A list of the policies that are allowed; the first entry leaves the choice to the recipe. */
+  function formatChoice(label, change) {
+    const control = h("select", { class: "nvfp4-select nvfp4-small", onchange: () => change(control.value || null) });
+    let shown = "";
+    return {
+      control,
+      update(policies, value, name, auto) {
+        setAttribute(control, "aria-label", t(label, { name }));
+        const wanted = [[AUTO, auto], ...policies.map((policy) => [policy, formatName(policy)])];
+        const text = JSON.stringify(wanted);
+        if (text !== shown) setChildren(control, wanted.map(([key, words]) => h("option", { value: key }, words)));
+        shown = text;
+        if (control.value !== value) control.value = value;
+      },
+    };
+  }
+
+  function createRow() {
+    let layer;
+    const name = h("span", { class: "nvfp4-layer-name" });
+    const reason = h("span", { class: "nvfp4-reason" });
+    const choice = formatChoice("table.formatOf", (policy) => pin([layer.module], policy));
+    const error = h("td", { class: "nvfp4-number" });
+    const size = h("td", { class: "nvfp4-number" });
+    const row = h("tr", { class: "nvfp4-layer" }, h("th", { scope: "row" }, name, reason), h("td", {}, choice.control), error, size);
+    return {
+      element: row,
+      update(item) {
+        layer = item.layer;
+        setText(name, item.label);
+        setAttribute(name, "title", `${layer.name}  ${layer.shape.join(" × ")}`);
+        setText(reason, layer.reason);
+        choice.update(layer.allowed ?? [], layer.pinned ? item.policy : AUTO, layer.module, formatName(layer.format));
+        choice.control.disabled = (layer.allowed ?? []).length < 2;
+        row.classList.toggle("nvfp4-pinned-row", Boolean(layer.pinned));
+        setText(error, errorText(layer));
+        setText(size, t.size(layer.bytes_after));
+      },
+    };
+  }
+
+  function errorText(layer) {
+    const { sqnr_db: value } = layer.predicted ?? {};
+    return Number.isFinite(value) ? t.number(value, 1) : "–";
+  }
+
+  function createGroup({ key }) {
+    const chevron = icon("chevron-right");
+    const name = h("span", {});
+    const count = h("span", { class: "nvfp4-reason" });
+    const toggle = h("button", { type: "button", class: "nvfp4-group-toggle", onclick: () => flip(key) }, chevron, h("span", {}, name, count));
+    let modules = [];
+    const choice = formatChoice("table.formatOfGroup", (policy) => pin(modules, policy));
+    const error = h("td", { class: "nvfp4-number" });
+    const size = h("td", { class: "nvfp4-number" });
+    const head = h("tr", { class: "nvfp4-group" }, h("th", { scope: "row" }, toggle), h("td", {}, choice.control), error, size);
+    const body = h("tbody", {}, head);
+    const members = h("template", {});
+    body.append(members);
+    const rows = keyedList(body, ({ layer, head: first }) => (first ? "head" : layer.name), (item) => (item.head ? { element: head, update() {} } : createRow()));
+    members.remove();
+    return {
+      element: body,
+      update({ layers, open, by, pins }) {
+        modules = layers.map((layer) => layer.module);
+        setAttribute(toggle, "aria-expanded", String(open));
+        setText(name, key);
+        setText(count, t("table.layers", { count: layers.length }));
+        const policies = commonPolicies(layers);
+        const pinned = [...new Set(layers.map((layer) => (layer.pinned ? pins[layer.module] : AUTO)))];
+        choice.update(policies, pinned.length === 1 ? pinned[0] : AUTO, key, summaryOf(layers));
+        choice.control.disabled = policies.length < 2;
+        const errors = layers.map((layer) => layer.predicted?.sqnr_db).filter(Number.isFinite);
+        setText(error, errors.length ? t.number(Math.min(...errors), 1) : "–");
+        setText(size, t.size(layers.reduce((sum, layer) => sum + layer.bytes_after, 0)));
+        const shown = open ? layers.map((layer) => ({ layer, label: labelOf(layer, by), policy: pins[layer.module] ?? AUTO })) : [];
+        rows([{ head: true }, ...shown]);
+      },
+    };
+  }
+
+  function summaryOf(layers) {
+    const counts = formatCounts(layers);
+    return counts.length === 1 ? formatName(counts[0][0]) : t("table.mixed", { format: formatName(counts[0][0]) });
+  }
+
+  const labelOf = (layer, by) => (by === "block" ? layer.kind || layer.module : layer.block || layer.module);
+
+  function flip(key) {
+    if (opened.has(key)) opened.delete(key);
+    else opened.add(key);
+    update(last);
+  }
+
+  function update(wanted) {
+    last = wanted;
+    const { layers, by, search, pins, pinnedOnly } = wanted;
+    const found = layersMatching(layers, search).filter((layer) => !pinnedOnly || layer.pinned);
+    const narrowed = (search || pinnedOnly) && found.length <= OPENED_BY_SEARCH;
+    groups(grouped(found, by, t("table.outside")).map((group) => ({ ...group, by, pins, open: opened.has(group.key) || narrowed })));
+    setText(empty, found.length ? "" : t("table.nothing"));
+    empty.hidden = found.length > 0;
+  }
+
+  /** Open a layer's group and put the focus on its format. */
+  function reveal(layer, by) {
+    opened.add((by === "block" ? layer.block : layer.kind) || t("table.outside"));
+    update(last);
+    const label = t("table.formatOf", { name: layer.module });
+    const control = [...table.querySelectorAll("select")].find((candidate) => candidate.getAttribute("aria-label") === label);
+    control?.scrollIntoView({ block: "center" });
+    (control?.disabled ? control.closest("tr").querySelector("th") : control)?.focus?.();
+  }
+
+  return { element, update, reveal };
+}

@@ -1,0 +1,159 @@
+// The studio without a page: state, what can be done, and what the server tells.
+
+import { createClient } from "./client.js";
+import { createGraph } from "./graph.js";
+import { createCalibrations } from "./model/calibrations.js";
+import { DEFAULTS, lastSource, recallChoices, rememberChoices } from "./model/choices.js";
+import { createConversions } from "./model/conversions.js";
+import { createPlans } from "./model/plans.js";
+import { createResults } from "./model/results.js";
+import { createSources } from "./model/sources.js";
+import { createStore, debounced } from "./store.js";
+
+export const STEPS = ["source", "calibration", "plan", "convert", "result"];
+const EVENTS = { conversion: "nvfp4_studio.conversion", calibration: "nvfp4_studio.calibration", refresh: "nvfp4_studio.refresh" };
+const PLANNED_BY = ["calibration", "recipe", "input_scale", "rounding", "layout", "budget", "sensitivity", "pins"];
+const REFRESH_MS = 200;
+
+const INITIAL = {
+  step: "source",
+  search: "",
+  source: null,
+  sources: null,
+  headers: {},
+  calibrations: [],
+  statistics: {},
+  live: {},
+  options: null,
+  choices: DEFAULTS,
+  plan: null,
+  planning: false,
+  conversions: { running: [], queued: [], finished: [], interrupted: [] },
+  results: [],
+  result: null,
+  report: null,
+};
+
+/** Everything that the tab, the menus and the events share. `storage` is the browser's localStorage. */
+export function createSession({ host, t, storage, templateAddress }) {
+  const store = createStore(INITIAL);
+  const client = createClient(host.fetchApi);
+  const graph = createGraph(host);
+
+  /** An error as {message, details}, the message in the user's language where it is ours. */
+  function textOf(error) {
+    if (error.name !== "RequestError") return { message: t("error.unexpected"), details: String(error.stack ?? error) };
+    return { message: error.status ? error.message : t("error.offline"), details: error.details };
+  }
+
+  /** Do something; an error becomes a toast. */
+  async function attempt(action) {
+    try {
+      return await action();
+    } catch (error) {
+      host.toast("error", textOf(error).message);
+      return undefined;
+    }
+  }
+
+  /** Change the choices of the source. */
+  function select(patch) {
+    const { source, choices } = store.state;
+    const chosen = { ...choices, ...patch };
+    store.set({ choices: chosen });
+    if (!source) return;
+    rememberChoices(storage, source, chosen);
+    if (PLANNED_BY.some((name) => name in patch)) plans.refresh();
+  }
+
+  const shared = { store, client, t, textOf, select };
+  const sources = createSources(shared);
+  const calibrations = createCalibrations(shared);
+  const plans = createPlans(shared);
+  const results = createResults(shared);
+  const conversions = createConversions({ ...shared, clientId: host.clientId, ended });
+
+  function selectSource(id) {
+    if (id === store.state.source) return;
+    const choices = recallChoices(storage, id);
+    store.set({ source: id, choices, plan: null, planError: null });
+    rememberChoices(storage, id, choices);
+    sources.describe(id, { first: true });
+    calibrations.open(choices.calibration);
+    plans.refresh();
+  }
+
+  function go(step) {
+    store.set({ step });
+    if (step === "convert") conversions.refresh();
+    if (step === "result") results.refresh();
+  }
+
+  function openResult(id) {
+    go("result");
+    return results.open(id);
+  }
+
+  /** A conversion ended: tell it once, and look at what there is now. */
+  function ended({ target, source, error, cancelled }) {
+    const name = (target ?? source ?? "").split("/").at(-1);
+    if (error) host.toast("error", t("ended.failed", { name, error }));
+    else if (cancelled) host.toast("info", t("ended.cancelled", { name }));
+    else host.toast("success", t("ended.done", { name }));
+    refreshSoon();
+  }
+
+  async function useResult(loader) {
+    await host.app.refreshComboInNodes?.();
+    const used = graph.useFile(loader);
+    if (used) host.toast("success", t(used.added ? "result.added" : "result.set", { name: loader.value }));
+  }
+
+  /** Put a converted file into one loader. */
+  async function useIn(node, widget, id) {
+    await host.app.refreshComboInNodes?.();
+    const file = id.split("/").slice(1).join("/");
+    graph.setWidget(node, widget.name, file);
+    host.changed();
+    host.toast("success", t("result.set", { name: file }));
+  }
+
+  /** The example workflow with this source, for an empty canvas. */
+  async function openTemplate() {
+    const header = store.state.headers[store.state.source];
+    const answer = await fetch(templateAddress(header?.loader?.class_type));
+    await host.app.loadGraphData(await answer.json(), true, true, "nvfp4-studio");
+    for (const node of graph.loadersToFill(header.loader)) graph.setWidget(node, header.loader.widget, header.loader.value);
+    host.changed();
+    store.set({});
+  }
+
+  async function refresh() {
+    await Promise.all([sources.refresh(), calibrations.refresh(), conversions.refresh(), results.refresh(), plans.options()]);
+    const { source, choices } = store.state;
+    if (source) sources.describe(source, { first: true });
+    if (choices.calibration) calibrations.open(choices.calibration);
+  }
+
+  const refreshSoon = debounced(refresh, REFRESH_MS);
+
+  /** First look: what the user worked on last, where that is still there. */
+  async function begin() {
+    await refresh();
+    const last = store.state.source ?? lastSource(storage);
+    if (!store.state.source && store.state.sources?.some(({ id }) => id === last)) selectSource(last);
+    if (store.state.conversions.running.length) go("convert");
+  }
+
+  function listen() {
+    host.on(EVENTS.conversion, ({ detail }) => conversions.live(detail));
+    host.on(EVENTS.calibration, ({ detail }) => calibrations.live(detail));
+    host.on(EVENTS.refresh, refreshSoon);
+    host.on("reconnected", refreshSoon);
+    host.on("status", debounced(() => store.state.step === "convert" && conversions.refresh(), REFRESH_MS));
+  }
+
+  const headerOf = (id) => (store.state.headers[id]?.pending ? undefined : store.state.headers[id]);
+  const actions = { select, selectSource, go, openResult, useResult, useIn, openTemplate, attempt, refresh, begin, listen };
+  return { host, t, store, client, graph, textOf, headerOf, sources, calibrations, plans, conversions, results, ...actions };
+}

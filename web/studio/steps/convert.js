@@ -1,0 +1,85 @@
+// Step 4: the conversion, in ComfyUI's own queue.
+
+import { h, keyedList } from "../dom.js";
+import { calibrationName } from "../model/calibrations.js";
+import { needsRecipe } from "../model/conversions.js";
+import { button, checkField, notice, section, textField } from "../parts/controls.js";
+import { finishedJob, interruptedJob, queuedJob, runningJob } from "../parts/jobs.js";
+
+/** {element, update(state)}. */
+export function convertStep(session) {
+  const { t, store, conversions, select, attempt, openResult, textOf, host } = session;
+  const cancel = (entry) => attempt(() => conversions.cancel(entry));
+  const name = textField(t("convert.name"), (text) => select({ output_name: text }), { help: t("convert.nameHelp") });
+  const overwrite = checkField(t("convert.overwrite"), (checked) => select({ overwrite: checked }), t("convert.overwriteHelp"));
+  const problem = notice(t("details"));
+  const unread = notice(t("details"));
+  const start = button(t("convert.start"), convert, { kind: "primary", symbol: "bolt" });
+  const lists = {
+    running: jobList(t("convert.running"), "prompt_id", runningJob({ t, cancel })),
+    queued: jobList(t("convert.queued"), "prompt_id", queuedJob({ t, cancel })),
+    interrupted: jobList(t("convert.interrupted"), "id", interruptedJob({ t, resume, discard })),
+    finished: jobList(t("convert.finished"), "prompt_id", finishedJob({ t, open: (entry) => openResult(entry.target) })),
+  };
+  const summary = h("p", { class: "nvfp4-lead" }, t("convert.lead"));
+  const element = h(
+    "div",
+    { class: "nvfp4-stack" },
+    summary,
+    name.element,
+    overwrite.element,
+    problem.element,
+    h("div", { class: "nvfp4-row" }, start),
+    unread.element,
+    Object.values(lists).map((list) => list.element),
+  );
+
+  async function queue(source, choices) {
+    problem.show("error", "");
+    try {
+      await conversions.start(source, choices, `${calibrationName(source)}-studio`);
+    } catch (error) {
+      const { message, details } = textOf(error);
+      problem.show("error", message, details);
+    }
+  }
+
+  async function convert() {
+    start.disabled = true;
+    await queue(store.state.source, store.state.choices);
+    start.disabled = false;
+  }
+
+  async function resume(entry) {
+    await queue(entry.source, { ...store.state.choices, pins: {}, budget: "", ...entry.options });
+  }
+
+  async function discard(entry) {
+    const agreed = await host.confirmDelete(t("convert.discardTitle"), t("convert.discardQuestion"), [entry.target ?? entry.id]);
+    if (agreed) await attempt(() => conversions.discard(entry.id));
+  }
+
+  function update(state) {
+    name.control.placeholder = state.source ? `${calibrationName(state.source)}-nvfp4` : "";
+    name.update(state.choices.output_name);
+    overwrite.update(state.choices.overwrite);
+    start.setLabel(needsRecipe(state.choices) ? t("convert.startPinned") : t("convert.start"));
+    for (const [kind, list] of Object.entries(lists)) list.update(state.conversions[kind]);
+    unread.show("error", state.conversionsError?.message ?? "", state.conversionsError?.details);
+  }
+
+  return { element, update };
+}
+
+function jobList(title, key, create) {
+  const list = h("ul", { class: "nvfp4-jobs" });
+  const rows = keyedList(list, (entry) => entry[key], create);
+  const element = section(title, list);
+  return {
+    element,
+    update(entries) {
+      element.hidden = entries.length === 0;
+      rows(entries);
+    },
+  };
+}

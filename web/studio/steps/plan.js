@@ -1,0 +1,108 @@
+// Step 3: what becomes of every layer, and what the file will weigh, before anything is written.
+
+import { h, keyedList, setChildren, setText } from "../dom.js";
+import { formatCounts } from "../model/plans.js";
+import { blockMap } from "../parts/block_map.js";
+import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
+import { budgetCurve } from "../parts/curve.js";
+import { layerTable } from "../parts/layer_table.js";
+import { sizeBars } from "../parts/meters.js";
+import { planOptions } from "../parts/plan_options.js";
+import { formatName } from "../text.js";
+
+const COLOURED = ["nvfp4", "float8_e4m3fn", "float8_e5m2", "mxfp8", "bfloat16", "float16", "float32", "int8", "int8_tensorwise"];
+
+/** The class that colours a layer of this format. */
+export const formatClass = ({ format }) => `nvfp4-format-${COLOURED.includes(format) ? format : "other"}`;
+
+/** Totals, controls, block map and table: {element, update(state)}. */
+export function planStep(session) {
+  const { t, store, plans } = session;
+  const view = { by: "block", colour: "format", search: "", pinnedOnly: false };
+  const change = (patch) => {
+    Object.assign(view, patch);
+    update(store.state);
+  };
+  const problem = notice(t("details"));
+  const totals = planTotals(t);
+  const options = planOptions(session);
+  const curve = budgetCurve(session);
+  const colour = segments(t("map.colour"), [["format", t("map.format")], ["error", t("map.error")]], (value) => change({ colour: value }));
+  const describe = (layer) => [layer.name, formatName(layer.format), errorOf(layer), t.size(layer.bytes_after)].filter(Boolean).join(" · ");
+  const map = blockMap({ t, describe, open: (layer) => table.reveal(layer, view.by), classOf: formatClass });
+  const by = segments(t("table.groupBy"), [["block", t("table.byBlock")], ["type", t("table.byType")]], (value) => change({ by: value }));
+  const search = searchField(t("table.search"), (text) => change({ search: text }));
+  const pinnedOnly = checkField(t("table.pinnedOnly"), (checked) => change({ pinnedOnly: checked }));
+  const table = layerTable({ t, pin: plans.pin });
+  const mapSection = section(t("map.title"), colour.element, map.element);
+  const body = h(
+    "div",
+    { class: "nvfp4-stack" },
+    totals.element,
+    section(t("plan.controls"), options.element, curve.element),
+    mapSection,
+    section(t("table.title"), h("div", { class: "nvfp4-row nvfp4-spread" }, by.element, pinnedOnly.element), search.element, table.element),
+  );
+  const waiting = h("p", { class: "nvfp4-help", role: "status" }, t("plan.waiting"));
+  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("plan.lead")), problem.element, waiting, body);
+
+  function errorOf(layer) {
+    const value = layer.predicted?.sqnr_db;
+    return Number.isFinite(value) ? t.decibels(value) : "";
+  }
+
+  function update(state) {
+    const failed = state.planError ?? state.optionsError;
+    problem.show("error", failed?.message ?? "", failed?.details);
+    options.update(state);
+    waiting.hidden = Boolean(state.plan) || Boolean(failed);
+    for (const part of [totals.element, mapSection, body.lastChild]) part.hidden = !state.plan;
+    body.setAttribute("aria-busy", String(state.planning));
+    if (!state.plan) return;
+    totals.update(state);
+    curve.update(state);
+    colour.update(view.colour);
+    by.update(view.by);
+    map.update(state.plan.layers, view.colour);
+    table.update({ layers: state.plan.layers, pins: state.choices.pins, ...view });
+  }
+
+  return { element, update };
+}
+
+/** Size before and after, formats, predicted speed, warnings and repairs. */
+function planTotals(t) {
+  const sizes = sizeBars();
+  const legend = h("ul", { class: "nvfp4-legend", "aria-label": t("plan.formats") });
+  const entries = keyedList(legend, ([format]) => format, ([format]) => {
+    const text = h("span", {});
+    return {
+      element: h("li", {}, h("span", { class: `nvfp4-swatch ${formatClass({ format })}`, "aria-hidden": "true" }), text),
+      update: ([, count]) => setText(text, `${formatName(format)} ${t.number(count)}`),
+    };
+  });
+  const summary = h("p", { class: "nvfp4-total", role: "status" });
+  const warnings = h("ul", { class: "nvfp4-advice" });
+  const repairs = h("ul", { class: "nvfp4-advice" });
+  const repaired = disclosure(t("plan.repairs"), repairs);
+  const element = h("div", { class: "nvfp4-panel nvfp4-stack" }, summary, sizes.element, legend, warnings, repaired);
+
+  function update({ plan }) {
+    const ratio = plan.output_bytes / plan.source_bytes;
+    const speed = plan.speed ? ` · ${t("plan.speed", { factor: t.number(plan.speed.predicted, 2) })}` : "";
+    setText(summary, `${t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) })}${speed}`);
+    summary.title = plan.speed?.predicted_is ?? "";
+    const most = Math.max(plan.source_bytes, plan.output_bytes);
+    sizes.update([
+      { key: "source", label: t("plan.before"), share: plan.source_bytes / most, text: t.size(plan.source_bytes) },
+      { key: "output", label: t("plan.after"), share: plan.output_bytes / most, text: t.size(plan.output_bytes), strong: true },
+    ]);
+    entries(formatCounts(plan.layers));
+    setChildren(warnings, plan.warnings.map((text) => h("li", {}, text)));
+    warnings.hidden = plan.warnings.length === 0;
+    setChildren(repairs, plan.repairs.map((text) => h("li", {}, text)));
+    repaired.hidden = plan.repairs.length === 0;
+  }
+
+  return { element, update };
+}

@@ -1,0 +1,123 @@
+// Step 5: what came out, how good it is, and the way into the workflow.
+
+import { plotPath } from "../client.js";
+import { h, keyedList, setChildren, setText } from "../dom.js";
+import { worstLayers } from "../model/results.js";
+import { cardList } from "../parts/cards.js";
+import { button, disclosure, notice, section } from "../parts/controls.js";
+import { tile } from "../parts/meters.js";
+import { formatName } from "../text.js";
+
+const PLOTS = ["map", "error", "size"];
+
+/** {element, update(state)}. */
+export function resultStep(session) {
+  const { t, store, results, host, attempt, useResult } = session;
+  const problem = notice(t("details"));
+  const list = cardList(t("result.list"), (id) => results.open(id));
+  const none = h("p", { class: "nvfp4-help" }, t("result.none"));
+  const use = button(t("result.use"), () => useResult(store.state.report.loader), { kind: "primary", symbol: "check" });
+  const erase = button(t("delete"), remove, { kind: "danger", symbol: "trash" });
+  const report = reportView(session);
+  const actions = h("div", { class: "nvfp4-row" }, use, erase);
+  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("result.lead")), problem.element, none, list.element, actions, report.element);
+
+  async function remove() {
+    const id = store.state.result;
+    if (await host.confirmDelete(t("result.deleteTitle"), t("result.deleteQuestion"), [id])) await attempt(() => results.remove(id));
+  }
+
+  function cardOf(entry) {
+    const quality = Number.isFinite(entry.mean_sqnr_db) ? t("result.mean", { value: t.decibels(entry.mean_sqnr_db) }) : "";
+    return {
+      key: entry.id,
+      title: entry.id.split("/").at(-1),
+      detail: [t.size(entry.bytes), quality].filter(Boolean).join(" · "),
+    };
+  }
+
+  function update(state) {
+    list.update(state.results.map(cardOf), state.result);
+    none.hidden = state.results.length > 0 || Boolean(state.resultsError);
+    const failed = state.reportError ?? state.resultsError;
+    problem.show("error", failed?.message ?? "", failed?.details);
+    actions.hidden = !state.result;
+    use.disabled = !state.report?.loader;
+    report.update(state);
+  }
+
+  return { element, update };
+}
+
+/** The report of one file. */
+function reportView({ t, host }) {
+  const size = tile(t("result.size"));
+  const ratio = tile(t("result.ratio"));
+  const mean = tile(t("result.meanError"));
+  const worst = tile(t("result.worstError"));
+  const facts = h("p", { class: "nvfp4-help" });
+  const checked = notice(t("details"));
+  const plots = h("div", { class: "nvfp4-stack" });
+  const rows = h("tbody", {});
+  const layers = keyedList(rows, (layer) => layer.name, createRow);
+  const heads = ["layer", "format", "error"].map((name) => h("th", { scope: "col" }, t(`table.${name}`)));
+  const table = h("table", { class: "nvfp4-table" }, h("caption", { class: "nvfp4-hidden" }, t("result.worst")), h("thead", {}, h("tr", {}, heads)), rows);
+  const worstSection = section(t("result.worst"), table);
+  const repairs = h("ul", { class: "nvfp4-advice" });
+  const warnings = h("ul", { class: "nvfp4-advice" });
+  const repaired = disclosure(t("plan.repairs"), repairs);
+  const tiles = h("dl", { class: "nvfp4-tiles" }, size.element, ratio.element, mean.element, worst.element);
+  const element = h("div", { class: "nvfp4-stack" }, tiles, checked.element, facts, warnings, plots, worstSection, repaired);
+  let shown = null;
+
+  function createRow() {
+    const name = h("span", { class: "nvfp4-layer-name" });
+    const reason = h("span", { class: "nvfp4-reason" });
+    const format = h("td", {});
+    const error = h("td", { class: "nvfp4-number" });
+    return {
+      element: h("tr", { class: "nvfp4-layer" }, h("th", { scope: "row" }, name, reason), format, error),
+      update(layer) {
+        setText(name, layer.module ?? layer.name);
+        setText(reason, layer.reason ?? "");
+        setText(format, formatName(layer.format));
+        setText(error, t.number(layer.error.sqnr_db, 1));
+      },
+    };
+  }
+
+  function plot(name, id) {
+    const text = t(`result.plots.${name}`);
+    const image = h("img", { class: "nvfp4-plot", src: host.address(plotPath("result_plot", { id, name })), alt: text, loading: "lazy" });
+    const figure = h("figure", { class: "nvfp4-figure" }, h("figcaption", {}, text), image);
+    image.addEventListener("error", () => figure.remove());
+    return figure;
+  }
+
+  function update({ report, result }) {
+    element.hidden = !report;
+    if (!report || report === shown) return;
+    shown = report;
+    const { summary, plan } = report;
+    size.update(t.size(summary.output_bytes));
+    ratio.update(t.percent(summary.ratio));
+    const decibels = (value) => (Number.isFinite(value) ? t.decibels(value) : "–");
+    mean.update(decibels(summary.mean_sqnr_db), t("result.sqnrHelp"));
+    worst.update(decibels(summary.worst_sqnr_db), summary.worst_layer ?? null);
+    const bad = report.problems ?? [];
+    if (bad.length) checked.show("warning", t("result.problems", { count: bad.length }), bad.join("\n"));
+    else checked.show("success", t("result.verified", { count: report.verified_tensors ?? 0 }));
+    const calibration = plan.calibration ? t("result.calibrated", { name: plan.calibration }) : t("result.uncalibrated");
+    setText(facts, [t("result.from", { source: plan.source, recipe: plan.recipe }), calibration].join(" "));
+    setChildren(warnings, (plan.warnings ?? []).map((text) => h("li", {}, text)));
+    warnings.hidden = !plan.warnings?.length;
+    setChildren(repairs, (plan.repairs ?? []).map((text) => h("li", {}, text)));
+    repaired.hidden = !plan.repairs?.length;
+    const found = worstLayers(report);
+    layers(found);
+    worstSection.hidden = found.length === 0;
+    setChildren(plots, PLOTS.map((name) => plot(name, result)));
+  }
+
+  return { element, update };
+}

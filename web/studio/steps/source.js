@@ -1,0 +1,42 @@
+// Step 1: which checkpoint.
+
+import { h, setText } from "../dom.js";
+import { matching, typesOf } from "../model/sources.js";
+import { cardList } from "../parts/cards.js";
+import { notice, searchField } from "../parts/controls.js";
+import { formatName } from "../text.js";
+
+/** The list of checkpoints: {element, update(state)}. */
+export function sourceStep({ t, store, sources, selectSource }) {
+  const search = searchField(t("source.search"), (text) => store.set({ search: text }));
+  const count = h("p", { class: "nvfp4-help", role: "status" });
+  const problem = notice(t("details"));
+  const list = cardList(t("source.list"), selectSource);
+  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("source.lead")), search.element, problem.element, count, list.element);
+
+  function cardOf(entry, header) {
+    const [folder, ...rest] = entry.id.split("/");
+    const known = header && !header.pending;
+    const facts = [known && header.family_title, known && typesOf(header, formatName), t.size(entry.bytes)];
+    const badges = [folder, known && header.all_in_one && t("source.allInOne")];
+    return {
+      key: entry.id,
+      title: rest.join("/"),
+      detail: facts.filter(Boolean).join(" · "),
+      badges: badges.filter(Boolean),
+      note: known ? header.problem : "",
+      noteKind: known && !header.convertible ? "warning" : "info",
+    };
+  }
+
+  function update(state) {
+    const shown = matching(state.sources ?? [], state.search);
+    for (const { id } of shown) sources.describe(id);
+    list.update(shown.map((entry) => cardOf(entry, state.headers[entry.id])), state.source);
+    problem.show("error", state.sourcesError?.message ?? "", state.sourcesError?.details);
+    const empty = state.sources && state.sources.length === 0;
+    setText(count, empty ? t("source.none") : state.sources ? t("source.count", { count: shown.length }) : t("loading"));
+  }
+
+  return { element, update };
+}
