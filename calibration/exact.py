@@ -25,7 +25,8 @@ def to_limbs(values: torch.Tensor) -> torch.Tensor:
         raise CalibrationError(
             "The inputs of a layer are too large to sum their squares; calibrate with detail scales."
         )
-    high = torch.floor(values / HIGH)
+    # Towards zero: a small negative number would lose its last digits beside 2**10.
+    high = torch.trunc(values / HIGH)
     low = torch.round((values - high * HIGH) / GRID).to(torch.int64)
     return carried(high.to(torch.int64), low)
 

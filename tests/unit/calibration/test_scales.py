@@ -28,7 +28,7 @@ def statistics_of(*inputs: torch.Tensor) -> LayerStatistics:
 @pytest.fixture(scope="module")
 def normal() -> LayerStatistics:
     generator = torch.Generator().manual_seed(0)
-    return statistics_of(*(torch.randn(8192, 256, generator=generator) for _ in range(12)))
+    return statistics_of(*(torch.randn(8192, 256, generator=generator) for _ in range(24)))
 
 
 def test_every_policy_explains_itself_in_one_sentence() -> None:
