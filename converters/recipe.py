@@ -70,6 +70,20 @@ class Recipe:
             shape: (out_features, in_features).
             blocks: the repeated blocks of the same file.
         """
+        policy, reason = self._ruled(key, blocks)
+        beyond = self._beyond_limits(shape, policy)
+        return ("keep", beyond) if beyond else (policy, reason)
+
+    def forbids(self, key: str, shape: tuple[int, int], policy: str, blocks: Blocks) -> str | None:
+        """Why a weight must not have a policy that was chosen by measurement, in a few words; None when it may.
+
+        What a recipe keeps, and why a weight is outside of it, holds for measured choices too; which of the other
+        policies its rules name does not. ``policy`` is not ``keep``; the other arguments are those of ``policy``.
+        """
+        ruled, reason = self._ruled(key, blocks)
+        return reason if ruled == "keep" else self._beyond_limits(shape, policy)
+
+    def _ruled(self, key: str, blocks: Blocks) -> tuple[str, str]:
         inside = blocks.contain(key) if self.block_names is None else any(part in key for part in self.block_names)
         if not inside:
             return "keep", "outside the blocks"
@@ -77,19 +91,20 @@ class Recipe:
             found = next((part for part in rule.match if part in key), None)
             if found is None:
                 continue
-            label = f'rule {rule.policy}: "{found}"' if found else f"rule {rule.policy}: every layer"
             if rule.policy != "keep" and blocks.on_edge(key, self.limits.edge_blocks):
                 return "keep", "first or last block"
-            return (rule.policy, label) if rule.policy in UNLIMITED else self._within_limits(shape, rule.policy, label)
+            return rule.policy, f'rule {rule.policy}: "{found}"' if found else f"rule {rule.policy}: every layer"
         return "keep", "no rule matches"
 
-    def _within_limits(self, shape: tuple[int, int], policy: str, label: str) -> tuple[str, str]:
+    def _beyond_limits(self, shape: tuple[int, int], policy: str) -> str | None:
         limits = self.limits
+        if policy in UNLIMITED:
+            return None
         if any(side % limits.divisible_by for side in shape):
-            return "keep", f"{shape[0]}×{shape[1]} is not divisible by {limits.divisible_by}"
+            return f"{shape[0]}×{shape[1]} is not divisible by {limits.divisible_by}"
         if min(shape) < limits.minimum_width:
-            return "keep", f"{shape[0]}×{shape[1]} is narrower than {limits.minimum_width}"
-        return policy, label
+            return f"{shape[0]}×{shape[1]} is narrower than {limits.minimum_width}"
+        return None
 
 
 def with_pins(recipe: Recipe, pins: Mapping[str, Pin], *, name: str, title: str) -> Recipe:

@@ -1,0 +1,110 @@
+"""What every budget would buy, and where recipes stand beside that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..formats import POLICIES
+from ..plan import LayerDecision, Plan
+from ..sensitivity import KEEP, LayerSensitivity, Outcome, Sensitivity
+from .knapsack import Group, hull_steps
+from .menu import Item
+from .selection import GRID, Selection, Totals, outcomes_of, totals_of
+
+MOST_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named choice for the whole model."""
+
+    name: str
+    totals: Totals
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, **self.totals.to_json()}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Best choices from the smallest (fastest) file to the closest one, by size and by speed; and recipes beside them."""
+
+    by_size: tuple[Totals, ...]
+    by_speed: tuple[Totals, ...]
+    chosen: Totals
+    recipes: tuple[Point, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "by_size": [totals.to_json() for totals in self.by_size],
+            "by_speed": [totals.to_json() for totals in self.by_speed],
+            "chosen": self.chosen.to_json(),
+            "recipes": [point.to_json() for point in self.recipes],
+        }
+
+
+def curves(selection: Selection, recipes: Mapping[str, Plan]) -> Curves:
+    """Both curves of a selection's options. ``recipes``: plans of the same source; those with a format that was not
+    measured are left out."""
+    sensitivity = selection.sensitivity
+    placed = {name: placed_plan(sensitivity, plan) for name, plan in recipes.items()}
+    return Curves(
+        by_size=curve(sensitivity, selection.items, "size"),
+        by_speed=curve(sensitivity, selection.items, "speed"),
+        chosen=selection.totals,
+        recipes=tuple(
+            Point(name, totals_of(sensitivity, outcomes)) for name, outcomes in placed.items() if outcomes is not None
+        ),
+    )
+
+
+def curve(sensitivity: Sensitivity, items: Sequence[Item], aspect: str) -> tuple[Totals, ...]:
+    """Choices of which each is the best of its own ``size`` or ``speed``, at most ``MOST_POINTS`` evenly spread."""
+    spent = [np.array([option.bytes if aspect == "size" else option.time for option in item.options]) for item in items]
+    unit = 1.0 if aspect == "size" else (math.fsum(float(costs.max()) for costs in spent) or 1.0) / GRID
+    groups = [
+        Group(np.rint(costs / unit).astype(np.int64), np.array([option.error for option in item.options]))
+        for costs, item in zip(spent, items, strict=True)
+    ]
+    chosen, steps = hull_steps(groups)
+    shown = {round(place) for place in np.linspace(0, len(steps), min(MOST_POINTS, len(steps) + 1))}
+    found = []
+    for taken in range(len(steps) + 1):
+        if taken:
+            chosen[steps[taken - 1].group] = steps[taken - 1].option
+        if taken in shown:
+            found.append(totals_of(sensitivity, outcomes_of(items, chosen)))
+    return tuple(found)
+
+
+def placed_plan(sensitivity: Sensitivity, plan: Plan) -> dict[str, Outcome] | None:
+    """The measured outcome of every module in a plan's format, with the rounding of least noise.
+
+    None when a layer's format was not measured. So a recipe is compared by its choice of formats alone.
+    """
+    decisions = {layer.module: layer for layer in plan.layers if layer.component == "diffusion_model"}
+    found = {}
+    for layer in sensitivity.layers:
+        decision = decisions.get(layer.module)
+        outcome = _outcome(layer, decision) if decision is not None else None
+        if outcome is None:
+            return None
+        found[layer.module] = outcome
+    return found
+
+
+def _outcome(layer: LayerSensitivity, decision: LayerDecision) -> Outcome | None:
+    formats = [{policy for policy, stored in POLICIES.items() if decision.format == stored.NAME}]
+    if decision.action == "copy":
+        # FP8 that stays FP8 is measured as such where ComfyUI quantizes its input, and else as what is kept.
+        formats = [{KEEP}] if decision.full_precision else [*formats, {KEEP}]
+    for wanted in formats:
+        measured = [outcome for outcome in layer.outcomes if outcome.choice.policy in wanted]
+        if measured:
+            return min(measured, key=lambda outcome: outcome.noise)
+    return None

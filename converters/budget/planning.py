@@ -1,0 +1,111 @@
+"""From a source, its calibration and a budget to the recipe that keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, replace
+
+from ...calibration import Calibration
+from ..context import Context
+from ..decide import context_of, make_plan
+from ..errors import PlanError
+from ..families import Family
+from ..pins import MAX_REASON, Pin
+from ..plan import Options, Plan
+from ..recipe import Recipe, with_pins
+from ..recipe_file import RECIPE_FOLDER
+from ..sensitivity import KEEP, Sensitivity, decibels
+from ..source import Source
+from .budgets import Budget
+from .curve import Curves, curves
+from .menu import Permitted
+from .rules import permitted
+from .selection import Selection, choose
+
+TRIES = 4
+"""The header's length follows from the choice, and the choice from what the header leaves: two rounds settle it."""
+
+
+@dataclass(frozen=True)
+class BudgetedPlan:
+    """The plan that keeps a budget, the choice behind it, and what other budgets and recipes would give."""
+
+    plan: Plan
+    recipe: Recipe
+    selection: Selection
+    curves: Curves
+
+
+def plan_budget(
+    source: Source,
+    options: Options,
+    calibration: Calibration | None,
+    calibration_name: str | None,
+    sensitivity: Sensitivity,
+    budget: Budget,
+    *,
+    ties: bool = True,
+) -> BudgetedPlan:
+    """Choose every layer's format within a budget and plan the conversion.
+
+    A size is that of the whole file with header, text encoders and VAE as ``options`` leave them.
+
+    Args:
+        options: the recipe among them says what is kept whatever is measured; see ``rules.permitted``.
+        calibration: the one that the sensitivity was measured with, or a later one of the same model; without one FP8
+            layers are computed in full precision, closer and slower than was measured.
+
+    Raises:
+        PlanError: the budget cannot be kept, or would convert nothing; what ``make_plan`` raises.
+        SensitivityError: the sensitivity is of another model.
+    """
+    context = context_of(source, options, calibration)
+    rules = permitted(context)
+    limit = budget.limit * source.size if budget.relative else budget.limit
+    more = 0
+    for _ in range(TRIES):
+        selection = choose(sensitivity, budget, permitted=rules, ties=ties, more_bytes=more, source_bytes=source.size)
+        recipe = recipe_of(selection, context.recipe, rules)
+        plan = make_plan(source, replace(options, recipe=recipe), calibration, calibration_name)
+        if budget.aspect != "size" or plan.output_bytes <= limit:
+            break
+        more = plan.output_bytes - selection.totals.bytes
+    else:
+        raise PlanError(f"No plan for {source.path.name} keeps {budget} with its header; ask for a little more.")
+    return BudgetedPlan(plan, recipe, selection, curves(selection, _plans_beside(context, calibration)))
+
+
+def recipe_of(selection: Selection, base: Recipe, rules: Permitted) -> Recipe:
+    """The recipe that gives every layer what was chosen: ``base`` with a pin on each layer that it could change.
+
+    A layer that was not measured is pinned to what the source has.
+    """
+    pins = {module: _pin(selection, module) for module, policies in rules.items() if policies}
+    title = f"Every layer's format chosen by measured output error ({selection.sensitivity.calibration}): {selection.budget}."
+    return with_pins(base, pins, name=f"{base.name} within {selection.budget}", title=title)
+
+
+def published_recipes(family: Family) -> list[str]:
+    """The built-in recipes of a family: its default and those that bear its name."""
+    names = [path.stem for path in sorted(RECIPE_FOLDER.glob("*.json"))]
+    return [name for name in names if name == family.default_recipe or name.startswith(f"{family.name}-")]
+
+
+def _pin(selection: Selection, module: str) -> Pin:
+    layer, outcome = selection.sensitivity.layer(module), selection.chosen.get(module)
+    if layer is None or outcome is None:
+        return Pin(KEEP, reason="not measured")
+    error = decibels(layer.share(outcome))
+    choice = outcome.choice
+    measured = f"measured: {error:.1f} dB" if math.isfinite(error) else layer.fixed or "measured: no error"
+    return Pin(choice.policy, choice.rounding, choice.pre_quant_exponent, choice.gain, measured[:MAX_REASON])
+
+
+def _plans_beside(context: Context, calibration: Calibration | None) -> dict[str, Plan]:
+    plans = {}
+    for name in published_recipes(context.family):
+        # A recipe that changes nothing in this source is no point to compare with.
+        with contextlib.suppress(PlanError):
+            plans[name] = make_plan(context.source, replace(context.options, recipe=name), calibration)
+    return plans
