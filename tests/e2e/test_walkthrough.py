@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,6 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("walkthrough.cjs")
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def node_path() -> str | None:
-    """The folder that holds playwright-core: PLAYWRIGHT_CORE, NODE_PATH, or npm's global folder."""
-    npm = shutil.which("npm")
-    root = subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip() if npm else ""
-    given = [os.environ.get("PLAYWRIGHT_CORE", ""), *os.environ.get("NODE_PATH", "").split(os.pathsep), root]
-    return next((folder for folder in given if folder and Path(folder, "playwright-core").is_dir()), None)
-
-
-@pytest.fixture(scope="session")
-def browser() -> dict[str, str]:
-    """Node, playwright-core and a Chromium, or a skip that says which one is missing."""
-    node, modules = shutil.which("node"), node_path()
-    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if not node:
-        pytest.skip("no node: install Node.js to run the browser tests")
-    if not modules:
-        pytest.skip("no playwright-core: npm install it and set PLAYWRIGHT_CORE to the node_modules that holds it")
-    if not chromium:
-        pytest.skip("no Chromium: install one or set CHROMIUM to its path")
-    return {"node": node, "modules": modules, "chromium": chromium}
 
 
 @pytest.fixture(scope="module", params=["canvas", "nodes-2.0"])
