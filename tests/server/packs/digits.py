@@ -1,4 +1,4 @@
-"""Two nodes with which stock ComfyUI runs the demo model: a text becomes a digit's conditioning, a latent a picture.
+"""Nodes with which stock ComfyUI runs the demo model: a text becomes a digit's conditioning, a latent a picture.
 
 ComfyUI's tests load this file as a custom node; nothing of the pack is imported but the demo's two formulas.
 """
@@ -58,4 +58,21 @@ class DigitsDecode:
         return ((1.0 - ink)[..., None].expand(-1, -1, -1, 3).contiguous(),)
 
 
-NODE_CLASS_MAPPINGS = {"DigitsTextEncode": DigitsTextEncode, "DigitsDecode": DigitsDecode}
+class DigitsVAE:
+    """The same as a VAE for nodes that ask for one, with colours."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("VAE",), "load", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def load(self) -> tuple[Any]:
+        return (self,)
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        ink = data.unfold(data.from_comfy(samples))
+        return 1.0 - ink[..., None] * torch.tensor([1.0, 0.8, 0.6])
+
+
+NODE_CLASS_MAPPINGS = {"DigitsTextEncode": DigitsTextEncode, "DigitsDecode": DigitsDecode, "DigitsVAE": DigitsVAE}
