@@ -64,6 +64,6 @@ export function openStudio(app, api, base) {
       host.registerTab({ title: "NVFP4 Studio", icon: "pi pi-microchip", tooltip: "NVFP4 Studio", render, destroy });
       this.menuItems = (node) => menuItemsOf(node, { t, host, ready });
     },
-    menuItems: () => [],
+    menuItems: (_node) => [],
   };
 }

@@ -20,7 +20,7 @@ const rules = {
   "no-var": "error",
   "object-shorthand": "error",
   "prefer-const": "error",
-  "no-unused-vars": ["error", { argsIgnorePattern: "^_" }],
+  "no-unused-vars": ["error", { argsIgnorePattern: "^_", ignoreRestSiblings: true }],
 };
 
 export default [
