@@ -15,6 +15,9 @@ from .journal import Journal, lock, open_private
 SPACE_RESERVE = 16 << 20
 """Free bytes that must remain after the file: reports and the file system's own needs."""
 
+NO_SECOND_NAMES = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems without hard links answer (FAT, some network drives)."""
+
 
 def temporary_names(target: Path) -> tuple[Path, Path]:
     """The file in the making and its journal, beside the target."""
@@ -35,6 +38,9 @@ def open_locked(target: Path, journal: Journal) -> BinaryIO:
     A file of this name that no journal belongs to is somebody else's, and stays as it is.
     """
     temporary, _ = temporary_names(target)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(temporary), os.lstat(target)):
+            temporary.unlink()  # a run died between the two steps of `give_name`
     while True:
         file = open_private(temporary)
         ours = False
@@ -52,6 +58,37 @@ def open_locked(target: Path, journal: Journal) -> BinaryIO:
                 file.close()
         if ours:
             return file
+
+
+def give_name(target: Path, overwrite: bool) -> None:
+    """Turn the finished file in the making into the target.
+
+    Without ``overwrite`` a target that somebody made meanwhile stays as it is: a second name is given, which the
+    system refuses where there is one, and the first taken away. A file system without second names cannot tell.
+
+    Raises:
+        ConversionError: there is a target now.
+        OSError: as the system says.
+    """
+    temporary, _ = temporary_names(target)
+    if overwrite:
+        os.replace(temporary, target)
+        return
+    try:
+        if os.name == "nt":
+            os.rename(temporary, target)  # refuses there by itself
+            return
+        os.link(temporary, target)
+    except FileExistsError:
+        check_target(target, overwrite)
+        raise
+    except OSError as error:
+        if error.errno not in NO_SECOND_NAMES:
+            raise
+        check_target(target, overwrite)
+        os.replace(temporary, target)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def check_space(file: BinaryIO, target: Path, size: int) -> None:

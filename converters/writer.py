@@ -25,7 +25,7 @@ from .journal import Journal, Pieces
 from .layout import TensorSpec, lay_out
 from .pipeline import ordered
 from .positioned import PositionedFile
-from .target import check_space, check_target, explained, open_locked, temporary_names
+from .target import check_space, check_target, explained, give_name, open_locked, temporary_names
 
 SYNC_BYTES = 256 << 20
 """How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
@@ -252,7 +252,7 @@ class Writer:
             if os.name == "nt":
                 self._file.close()  # Windows renames no open file
             # Elsewhere the lock is held until the temporary name is gone: nobody can get hold of the file by it.
-            os.replace(self.temporary, self.target)
+            give_name(self.target, self._overwrite)
             self._journal.remove()
             self._file.close()
             self._file = None

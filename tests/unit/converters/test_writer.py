@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.converters import Options, convert, execute
+from nvfp4_studio.converters import target as target_module
+from nvfp4_studio.converters import writer as writer_module
 from nvfp4_studio.converters.errors import ConversionError, SourceError, VerificationError
 from nvfp4_studio.converters.layout import TensorSpec, lay_out
+from nvfp4_studio.converters.target import temporary_names
 from nvfp4_studio.converters.writer import Writer
 
 SPECS = [
@@ -83,6 +86,67 @@ def test_a_target_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> 
         with pytest.raises(ConversionError, match="exists already"):
             writer.commit()
     assert target.read_text() == "somebody else's" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_target_that_appears_at_the_last_moment_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "x.safetensors"
+    check = target_module.check_target
+
+    def and_then_somebody_writes(path: Path, overwrite: bool) -> None:
+        check(path, overwrite)
+        target.write_text("somebody else's")
+
+    with Writer(target, SPECS, {}, overwrite=False) as writer:
+        for name, tensor in TENSORS.items():
+            writer.write(name, tensor)
+        writer.finish()
+        monkeypatch.setattr(writer_module, "check_target", and_then_somebody_writes)
+        with pytest.raises(ConversionError, match="exists already"):
+            writer.commit()
+    assert target.read_text() == "somebody else's" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has a rename that refuses, in one step")
+def test_a_death_between_both_names_is_no_obstacle(tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    temporary, _ = temporary_names(target)
+
+    def write(tensors: dict[str, torch.Tensor], overwrite: bool) -> None:
+        with Writer(target, SPECS, {}, overwrite=overwrite) as writer:
+            for name, tensor in tensors.items():
+                writer.write(name, tensor)
+            writer.finish()
+            writer.commit()
+
+    write(TENSORS, overwrite=False)
+    finished = target.read_bytes()
+    os.link(target, temporary)
+    with pytest.raises(ConversionError, match="exists already"):
+        write(TENSORS, overwrite=False)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}
+    with Writer(target, SPECS, {}, overwrite=True) as writer:
+        writer.write(next(iter(zeros)), next(iter(zeros.values())))
+        assert target.read_bytes() == finished
+    write(zeros, overwrite=True)
+    assert target.read_bytes() != finished and list(tmp_path.iterdir()) == [target]
+
+
+def test_where_files_have_no_second_names_the_target_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*names: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    target = tmp_path / "x.safetensors"
+    with Writer(target, SPECS, {}, overwrite=False) as writer:
+        for name, tensor in TENSORS.items():
+            writer.write(name, tensor)
+        writer.finish()
+        writer.commit()
+    assert load_file(target).keys() == TENSORS.keys() and list(tmp_path.iterdir()) == [target]
 
 
 def test_what_was_not_planned_is_refused(tmp_path: Path) -> None:
