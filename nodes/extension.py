@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import hardware, routes
 from .calibrate import NVFP4Calibrate
+from .compare import NVFP4Compare, NVFP4CompareImages
 from .convert import NVFP4Convert
 from .library import LIBRARIES
 from .report import NVFP4CalibrationReport
@@ -23,4 +24,4 @@ class NVFP4StudioExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
-        return [NVFP4Calibrate, NVFP4Convert, NVFP4CalibrationReport]
+        return [NVFP4Calibrate, NVFP4Convert, NVFP4CalibrationReport, NVFP4Compare, NVFP4CompareImages]

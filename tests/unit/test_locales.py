@@ -18,7 +18,23 @@ FILES = ("main.json", "nodeDefs.json", "commands.json", "settings.json")
 COUNTED = {"one", "other"}
 """A text that depends on a count. Chinese and Japanese have one form for all counts."""
 
-TERMS = ("NVFP4", "FP8", "MXFP8", "INT8", "BF16", "LoRA", "VAE", "ComfyUI", "amax", "dB", "SQNR", "PSNR", "GPTQ")
+TERMS = (
+    "NVFP4",
+    "FP8",
+    "MXFP8",
+    "INT8",
+    "BF16",
+    "LoRA",
+    "VAE",
+    "ComfyUI",
+    "amax",
+    "dB",
+    "SQNR",
+    "PSNR",
+    "SSIM",
+    "HaarPSI",
+    "GPTQ",
+)
 """Said the same in every language, so a translation without them lost something."""
 
 SAME = {"de": {"Name", "Text"}, "fr": {"source", "mode", "calibration"}, "zh": set(), "ja": set()}
