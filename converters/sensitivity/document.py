@@ -99,6 +99,7 @@ def layer_from_json(reader: Reader, data: Any) -> LayerSensitivity:
         signal=reader.number(data.get("signal"), f"signal of {module}"),
         fp8_time=reader.number(data.get("fp8_time"), f"fp8_time of {module}"),
         outcomes=read,
+        influence=reader.number(data.get("influence", 1.0), f"influence of {module}"),
         fixed=reader.text(data.get("fixed", ""), f"fixed of {module}", empty=True),
     )
 
@@ -125,13 +126,14 @@ def _outcome_from_json(reader: Reader, data: Any, module: str) -> Outcome:
 
 @dataclass(frozen=True)
 class Reader:
-    """Checks of single values; ``where`` begins every sentence."""
+    """Checks of single values; ``where`` begins every sentence, ``kind`` is what it should be."""
 
     where: str
+    kind: str = "sensitivity"
 
     def wrong(self, what: str, found: str) -> SensitivityError:
         shown = "".join(letter if letter.isprintable() else "?" for letter in found[:60])
-        return SensitivityError(f"{self.where} is no usable sensitivity: {what} is {shown!r}; measure it again.")
+        return SensitivityError(f"{self.where} is no usable {self.kind}: {what} is {shown!r}; measure it again.")
 
     def of(self, value: Any, kind: type[_Known], what: str, most: int | None = None) -> _Known:
         """A list or an object of at most ``most`` entries."""

@@ -57,6 +57,7 @@ class LayerSensitivity:
     ``block`` its block ("blocks.7", "" outside). ``shape``: (out_features, in_features). ``rows``: how many were
     measured on. ``signal``: the weighted mean of y². ``fp8_time``: ``Outcome.time`` if it were FP8, by which speeds
     are told. ``fixed``: why there is no choice but ``keep``, "" when there is; without rows signal and noise are 0.
+    ``influence``: how much of a relative squared error of its output reaches the model's (see ``influence``).
     """
 
     name: str
@@ -69,12 +70,18 @@ class LayerSensitivity:
     fp8_time: float
     outcomes: tuple[Outcome, ...]
     fixed: str = ""
+    influence: float = 1.0
 
     def share(self, outcome: Outcome) -> float:
-        """What a choice adds to the model's relative squared error: noise / signal.
+        """What a choice adds to the relative squared error of the model's output: influence · noise / signal.
 
-        Shares of layers add: their errors are independent.
+        Shares of layers add: their errors are independent. Where influence was not measured it is 1, sums are far
+        above the model's true error, and only the order of a layer's own outcomes can be relied on.
         """
+        return self.influence * self.error(outcome)
+
+    def error(self, outcome: Outcome) -> float:
+        """The relative squared error of the layer's own output: noise / signal."""
         return outcome.noise / self.signal if self.signal > 0 else 0.0
 
     def outcome(self, choice: Choice) -> Outcome | None:
@@ -150,6 +157,6 @@ def layer_to_json(layer: LayerSensitivity) -> dict[str, Any]:
 
 
 def _outcome_to_json(outcome: Outcome, layer: LayerSensitivity) -> dict[str, Any]:
-    share = layer.share(outcome)
-    told = {"label": outcome.choice.label, "sqnr_db": round(decibels(share), 4) if share > 0 else None}
+    error = layer.error(outcome)
+    told = {"label": outcome.choice.label, "sqnr_db": round(decibels(error), 4) if error > 0 else None}
     return {**told, **vars(outcome.choice), "bytes": outcome.bytes, "noise": outcome.noise, "time": outcome.time}
