@@ -47,7 +47,7 @@ export function createClient(fetchApi) {
     mergeCalibrations: (names, into) => post(ours("calibrations/merge"), { names, into }),
     deleteCalibration: (name) => post(ours("calibrations/delete"), { name }),
     recipes: () => get(ours("recipes")),
-    saveRecipe: (name, plan) => post(ours("recipes/save"), { name, plan }),
+    saveRecipe: (name, plan, overwrite = false) => post(ours("recipes/save"), { name, plan, overwrite }),
     deleteRecipe: (id) => post(ours("recipes/delete"), { id }),
     sensitivities: () => get(ours("sensitivities")),
     plan: (wanted) => post(ours("plan"), wanted),

@@ -112,14 +112,6 @@ export function createGraph({ app, changed }) {
     return node;
   }
 
-  /** The loaders of a class that have no file of this ComfyUI yet, such as those of an example workflow. */
-  function loadersToFill({ class_type: type, widget }) {
-    return nodesOf(root()).filter((node) => {
-      const combo = node.comfyClass === type && widgetOf(node, widget);
-      return combo && !combo.options?.values?.includes(combo.value);
-    });
-  }
-
   /** A convert node below a loader, with the loader's file as its source. */
   function addConvert(loader, source) {
     const node = add("NVFP4Convert", loader.graph, [loader.pos[0], loader.pos[1] + loader.size[1] + GAP]);
@@ -132,7 +124,6 @@ export function createGraph({ app, changed }) {
 
   return {
     root,
-    loadersToFill,
     addConvert,
     loadersOf: (source) => matchingLoaders(root(), source),
     sourceOf: (node) => loaderOf(node)?.source ?? null,

@@ -2,13 +2,14 @@
 
 import { createClient } from "./client.js";
 import { createGraph } from "./graph.js";
-import { createCalibrations } from "./model/calibrations.js";
+import { calibrationName, createCalibrations } from "./model/calibrations.js";
 import { DEFAULTS, lastSource, recallChoices, rememberChoices } from "./model/choices.js";
 import { createConversions } from "./model/conversions.js";
 import { createPlans } from "./model/plans.js";
 import { createResults } from "./model/results.js";
 import { createSources } from "./model/sources.js";
 import { createStore, debounced } from "./store.js";
+import { filledTemplate, templateOf } from "./template.js";
 
 export const STEPS = ["source", "calibration", "plan", "convert", "result"];
 const EVENTS = { conversion: "nvfp4_studio.conversion", calibration: "nvfp4_studio.calibration", refresh: "nvfp4_studio.refresh" };
@@ -68,8 +69,8 @@ export function createSession({ host, t, storage, templateAddress }) {
 
   const shared = { store, client, t, textOf, select };
   const sources = createSources(shared);
-  const calibrations = createCalibrations(shared);
   const plans = createPlans(shared);
+  const calibrations = createCalibrations({ ...shared, arrived });
   const results = createResults(shared);
   const conversions = createConversions({ ...shared, clientId: host.clientId, ended });
 
@@ -80,6 +81,12 @@ export function createSession({ host, t, storage, templateAddress }) {
     rememberChoices(storage, id, choices);
     sources.describe(id, { first: true });
     calibrations.open(choices.calibration);
+    plans.refresh();
+  }
+
+  /** The file of the chosen calibration came into being. */
+  function arrived(name) {
+    calibrations.open(name);
     plans.refresh();
   }
 
@@ -120,12 +127,13 @@ export function createSession({ host, t, storage, templateAddress }) {
 
   /** The example workflow with this source, for an empty canvas. */
   async function openTemplate() {
-    const header = store.state.headers[store.state.source];
-    const answer = await fetch(templateAddress(header?.loader?.class_type));
-    await host.app.loadGraphData(await answer.json(), true, true, "nvfp4-studio");
-    for (const node of graph.loadersToFill(header.loader)) graph.setWidget(node, header.loader.widget, header.loader.value);
-    host.changed();
-    store.set({});
+    const { source, headers } = store.state;
+    const header = headers[source];
+    const name = calibrationName(source);
+    const answer = await fetch(templateAddress(templateOf(header)));
+    const workflow = filledTemplate(await answer.json(), header.loader, source, name);
+    await host.app.loadGraphData(workflow, true, true, name);
+    select({ calibration: name });
   }
 
   async function refresh() {
@@ -150,6 +158,7 @@ export function createSession({ host, t, storage, templateAddress }) {
     host.on(EVENTS.calibration, ({ detail }) => calibrations.live(detail));
     host.on(EVENTS.refresh, refreshSoon);
     host.on("reconnected", refreshSoon);
+    host.on("execution_success", () => calibrations.openSoon(store.state.choices.calibration));
     host.on("status", debounced(() => store.state.step === "convert" && conversions.refresh(), REFRESH_MS));
   }
 

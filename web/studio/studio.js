@@ -6,9 +6,6 @@ import { createSession } from "./session.js";
 import { createTab } from "./tab.js";
 import { createTranslator } from "./text.js";
 
-const TEMPLATES = { CheckpointLoaderSimple: "nvfp4_calibrate_and_convert" };
-const FALLBACK = "nvfp4_calibrate_and_convert";
-
 /** `base` is the address of the pack's web folder; its last folder but one is the pack's name in ComfyUI. */
 export function openStudio(app, api, base) {
   const host = createHost(app, api);
@@ -24,8 +21,7 @@ export function openStudio(app, api, base) {
     document.head.append(link);
   }
 
-  function templateAddress(loader) {
-    const name = TEMPLATES[loader] ?? FALLBACK;
+  function templateAddress(name) {
     return api.apiURL(`/workflow_templates/${encodeURIComponent(pack)}/${name}.json`);
   }
 

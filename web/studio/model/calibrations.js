@@ -5,11 +5,16 @@ import { debounced, newestOnly } from "../store.js";
 const RELOAD_MS = 600;
 
 /** Loads lists and statistics; live events carry counts, the statistics are asked for when a step was saved. */
-export function createCalibrations({ store, client, textOf, select }) {
+export function createCalibrations({ store, client, textOf, select, arrived }) {
+  const isThere = (name) => store.state.calibrations.some((entry) => entry.name === name);
+
   async function refresh() {
+    const before = store.state.calibrations;
     try {
       const { calibrations } = await client.calibrations();
       store.set({ calibrations, calibrationsError: null });
+      const chosen = calibrations.find(({ name }) => name === store.state.choices.calibration);
+      if (chosen && !before.some(({ name }) => name === chosen.name)) arrived(chosen.name);
     } catch (error) {
       store.set({ calibrationsError: textOf(error) });
     }
@@ -18,7 +23,7 @@ export function createCalibrations({ store, client, textOf, select }) {
   const statistics = newestOnly((name) => client.calibration(name));
 
   async function open(name) {
-    if (!name) return;
+    if (!isThere(name)) return;
     try {
       const found = await statistics(name);
       if (found) store.set((state) => ({ statistics: { ...state.statistics, [name]: found } }));
@@ -28,11 +33,12 @@ export function createCalibrations({ store, client, textOf, select }) {
   }
 
   const openSoon = debounced(open, RELOAD_MS);
+  const refreshSoon = debounced(refresh, RELOAD_MS);
 
   /** An event of the server, after each step of a sampling. */
   function live(detail) {
     store.set((state) => ({ live: { ...state.live, [detail.name]: { ...detail, seen: Date.now() } } }));
-    if (!store.state.calibrations.some(({ name }) => name === detail.name)) refresh();
+    if (!isThere(detail.name)) refreshSoon();
     if (store.state.choices.calibration === detail.name) openSoon(detail.name);
   }
 
@@ -54,7 +60,7 @@ export function createCalibrations({ store, client, textOf, select }) {
     await open(into);
   }
 
-  return { refresh, open, live, remove, merge };
+  return { refresh, open, openSoon, live, remove, merge };
 }
 
 /** A name for a source's calibration: its file name without folders and suffix. */
@@ -66,4 +72,10 @@ export function calibrationName(source) {
 export function binHeights(schedule) {
   const most = Math.max(...schedule, 1);
   return schedule.map((count) => count / most);
+}
+
+/** The choices as the server can take them: a calibration that has no file yet is none. */
+export function usableChoices({ choices, calibrations }) {
+  const there = calibrations.some(({ name }) => name === choices.calibration);
+  return there ? choices : { ...choices, calibration: null };
 }

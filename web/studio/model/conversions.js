@@ -11,9 +11,9 @@ export function needsRecipe(choices) {
   return Object.keys(choices.pins).length > 0 || choices.budget.trim() !== "";
 }
 
-/** The prompt of one NVFP4Convert node. */
-export function promptOf(source, choices, defaults, token) {
-  const inputs = {
+/** The inputs of the convert node for a source and what was chosen; `defaults` are the server's. */
+export function inputsOf(source, choices, defaults) {
+  return {
     source,
     calibration: choices.calibration ?? "none",
     recipe: choices.recipe,
@@ -22,16 +22,23 @@ export function promptOf(source, choices, defaults, token) {
     layout: choices.layout ?? defaults.layout,
     output_name: choices.output_name.trim(),
     overwrite: choices.overwrite,
-    conversion_token: token,
   };
-  return { [NODE_ID]: { class_type: "NVFP4Convert", inputs, _meta: { title: "NVFP4 Studio" } } };
 }
+
+/** The prompt of one NVFP4Convert node that may convert once. */
+export function promptOf(inputs, token) {
+  const node = { class_type: "NVFP4Convert", inputs: { ...inputs, conversion_token: token }, _meta: { title: "NVFP4 Studio" } };
+  return { [NODE_ID]: node };
+}
+
+/** What tells one conversion from another: a prompt may hold several convert nodes. */
+export const keyOf = ({ prompt_id: prompt, node }) => `${prompt} ${node}`;
 
 /** The state after one event: an entry that runs, or one that ended. */
 export function afterEvent(conversions, detail) {
   const { running, queued, finished, interrupted } = conversions;
-  const others = (list) => list.filter((entry) => entry.prompt_id !== detail.prompt_id);
-  const ended = "seconds" in detail;
+  const others = (list) => list.filter((entry) => keyOf(entry) !== keyOf(detail));
+  const ended = detail.state === "finished";
   return {
     interrupted,
     queued: others(queued),
@@ -41,8 +48,8 @@ export function afterEvent(conversions, detail) {
 }
 
 function upsert(list, detail) {
-  const known = list.some((entry) => entry.prompt_id === detail.prompt_id);
-  return known ? list.map((entry) => (entry.prompt_id === detail.prompt_id ? detail : entry)) : [...list, detail];
+  const known = list.some((entry) => keyOf(entry) === keyOf(detail));
+  return known ? list.map((entry) => (keyOf(entry) === keyOf(detail) ? detail : entry)) : [...list, detail];
 }
 
 /** Starts, follows and ends conversions. */
@@ -58,18 +65,24 @@ export function createConversions({ store, client, clientId, textOf, ended }) {
   async function start(source, choices, recipeName) {
     let chosen = choices;
     if (needsRecipe(choices)) {
-      const { id } = await client.saveRecipe(recipeName, planRequest(source, choices));
+      const { id } = await client.saveRecipe(recipeName, planRequest(source, choices), true);
       chosen = { ...choices, recipe: id };
     }
+    return queue(inputsOf(source, chosen, store.state.options.defaults));
+  }
+
+  /** Ask again for what was interrupted: the file in the making is found and continued. */
+  const resume = ({ options }) => queue(options);
+
+  async function queue(inputs) {
     const token = await client.token(NODE_ID);
-    const prompt = promptOf(source, chosen, store.state.options.defaults, token);
-    const answer = await client.queue({ client_id: clientId(), prompt });
+    const answer = await client.queue({ client_id: clientId(), prompt: promptOf(inputs, token) });
     await refresh();
     return answer.prompt_id;
   }
 
   async function cancel(entry) {
-    const runs = store.state.conversions.running.some(({ prompt_id: id }) => id === entry.prompt_id);
+    const runs = store.state.conversions.running.some((other) => keyOf(other) === keyOf(entry));
     await (runs ? client.interrupt(entry.prompt_id) : client.unqueue(entry.prompt_id));
     await refresh();
   }
@@ -81,8 +94,8 @@ export function createConversions({ store, client, clientId, textOf, ended }) {
 
   function live(detail) {
     store.set((state) => ({ conversions: afterEvent(state.conversions, detail) }));
-    if ("seconds" in detail) ended(detail);
+    if (detail.state === "finished") ended(detail);
   }
 
-  return { refresh, start, cancel, discard, live };
+  return { refresh, start, resume, cancel, discard, live };
 }

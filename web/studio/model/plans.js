@@ -1,6 +1,7 @@
 // Step 3: what would become of every layer, asked again after each change.
 
 import { debounced, newestOnly } from "../store.js";
+import { usableChoices } from "./calibrations.js";
 
 const WAIT_MS = 150;
 
@@ -15,10 +16,10 @@ export function createPlans({ store, client, textOf, select }) {
   const ask = newestOnly((source, choices) => client.plan(planRequest(source, choices)));
 
   async function replan() {
-    const { source, choices } = store.state;
+    const { source } = store.state;
     if (!source) return;
     try {
-      const plan = await ask(source, choices);
+      const plan = await ask(source, usableChoices(store.state));
       if (plan && store.state.source === source) store.set({ plan, planError: null, planning: false });
     } catch (error) {
       if (store.state.source === source) store.set({ planError: textOf(error), planning: false });
@@ -44,8 +45,8 @@ export function createPlans({ store, client, textOf, select }) {
   }
 
   async function save(name) {
-    const { source, choices } = store.state;
-    const { id } = await client.saveRecipe(name, planRequest(source, choices));
+    const wanted = planRequest(store.state.source, usableChoices(store.state));
+    const { id } = await client.saveRecipe(name, wanted);
     await options();
     return id;
   }

@@ -8,6 +8,7 @@ const MAX_CELL = 14;
 const ROW = 13;
 const HEAD = 12;
 const EVERY = 5;
+const GROWTH = 1.6;
 
 /** Blocks of one name, such as transformer_blocks, with their layers by type: [{name, blocks, kinds, cells}]. */
 export function mapsOf(layers) {
@@ -71,8 +72,8 @@ export function blockMap({ t, describe, open, classOf }) {
     for (let block = 0; block < map.blocks; block += step) {
       numbers.push(svg("text", { x: LABEL + (block + 0.5) * cell, y: 8, class: "nvfp4-map-number" }, String(block)));
     }
-    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", style: null }, labels, numbers, rects);
-    picture.style.maxWidth = `${Math.max(width, 160) * 1.6}px`;
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, labels, numbers, rects);
+    picture.style.maxWidth = `${cell < MAX_CELL ? width * GROWTH : width}px`;
     return { picture, positions };
   }
 

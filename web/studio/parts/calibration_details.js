@@ -19,7 +19,8 @@ export function calibrationDetails({ t, host }) {
   const advised = keyedList(advice, (text) => text, (text) => ({ element: h("li", {}, text), update() {} }));
   const summary = h("p", { class: "nvfp4-help" });
   const plot = h("img", { class: "nvfp4-plot", alt: t("statistics.plotText"), loading: "lazy" });
-  const more = disclosure(t("statistics.more"), summary, plot);
+  const large = h("a", { target: "_blank", rel: "noopener", title: t("statistics.large") }, plot);
+  const more = disclosure(t("statistics.more"), summary, large);
   const figure = h(
     "figure",
     { class: "nvfp4-figure" },
@@ -56,14 +57,20 @@ export function calibrationDetails({ t, host }) {
       const range = `${t.number(bin / bins.bins, 2)}–${t.number((bin + 1) / bins.bins, 2)}`;
       return t("statistics.bin", { range, count });
     });
-    verdict.show(found.enough ? "success" : "info", found.enough ? t("statistics.enough") : (found.recommendations[0] ?? found.convergence.advice));
-    const others = found.enough ? found.recommendations : found.recommendations.slice(1);
-    advised([...new Set([...others, ...found.warnings, found.convergence.advice])].filter((text) => text && (found.enough || text !== (found.recommendations[0] ?? found.convergence.advice))));
-    advice.hidden = advice.childElementCount === 0;
+    const [first, ...others] = adviceOf(found, t("statistics.enough"));
+    verdict.show(found.enough ? "success" : "info", first);
+    advised(others);
+    advice.hidden = others.length === 0;
     setText(summary, found.summary);
-    plotted = host.address(plotPath("calibration_plot", { name, calls: String(found.calls) }));
+    plotted = large.href = host.address(plotPath("calibration_plot", { name, calls: String(found.calls) }));
     if (more.open && plot.getAttribute("src") !== plotted) plot.src = plotted;
   }
 
   return { element, update };
+}
+
+/** Sentences about a calibration, the most important first, none of them twice. */
+export function adviceOf({ enough, recommendations, warnings, convergence }, enoughText) {
+  const sentences = [enough && enoughText, ...warnings, ...recommendations, convergence.advice];
+  return [...new Set(sentences.filter(Boolean))];
 }

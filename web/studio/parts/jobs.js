@@ -69,6 +69,7 @@ export function interruptedJob({ t, resume, discard }) {
         current = item;
         setText(name, fileOf(item.target ?? item.source));
         const done = t("convert.of", { done: t.size(item.done ?? 0), total: t.size(item.total ?? 0) });
+        go.hidden = !item.options;
         setText(detail, item.total ? t("convert.interruptedAt", { done }) : "");
       },
     };

@@ -6,6 +6,7 @@ import { calibrationDetails } from "../parts/calibration_details.js";
 import { mergePanel } from "../parts/merge.js";
 import { cardList } from "../parts/cards.js";
 import { button, notice, section } from "../parts/controls.js";
+import { templateOf } from "../template.js";
 
 const NONE = "";
 
@@ -26,7 +27,7 @@ export function calibrationStep(session) {
   const actions = h("div", { class: "nvfp4-row" }, restart, merging, erase);
   const element = h(
     "div",
-    { class: "nvfp4-stack" },
+    { class: "nvfp4-stack nvfp4-short" },
     h("p", { class: "nvfp4-lead" }, t("calibration.lead")),
     inWorkflow.element,
     section(t("calibration.stored"), problem.element, list.element, details.element, actions, merge.element),
@@ -53,8 +54,10 @@ export function calibrationStep(session) {
   function update(state) {
     inWorkflow.update(state);
     const none = { key: NONE, title: t("calibration.none"), detail: t("calibration.noneDetail") };
-    list.update([none, ...state.calibrations.map(cardOf)], state.choices.calibration ?? NONE);
-    const chosen = state.calibrations.some(({ name }) => name === state.choices.calibration);
+    const wanted = state.choices.calibration;
+    const chosen = state.calibrations.some(({ name }) => name === wanted);
+    const coming = wanted && !chosen ? [{ key: wanted, title: wanted, detail: t("calibration.coming") }] : [];
+    list.update([none, ...coming, ...state.calibrations.map(cardOf)], wanted ?? NONE);
     details.update(state);
     restart.hidden = !chosen;
     erase.hidden = !chosen;
@@ -126,7 +129,7 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     pause.hidden = stage !== "active";
     resume.hidden = stage !== "paused";
     show.hidden = found.length === 0;
-    template.hidden = there || !graph.isEmpty();
+    template.hidden = there || !graph.isEmpty() || !templateOf(headerOf(state.source));
     loader.hidden = there || !headerOf(state.source)?.loader;
   }
 

@@ -1,8 +1,8 @@
 // Step 4: the conversion, in ComfyUI's own queue.
 
 import { h, keyedList } from "../dom.js";
-import { calibrationName } from "../model/calibrations.js";
-import { needsRecipe } from "../model/conversions.js";
+import { calibrationName, usableChoices } from "../model/calibrations.js";
+import { keyOf, needsRecipe } from "../model/conversions.js";
 import { button, checkField, notice, section, textField } from "../parts/controls.js";
 import { finishedJob, interruptedJob, queuedJob, runningJob } from "../parts/jobs.js";
 
@@ -16,10 +16,10 @@ export function convertStep(session) {
   const unread = notice(t("details"));
   const start = button(t("convert.start"), convert, { kind: "primary", symbol: "bolt" });
   const lists = {
-    running: jobList(t("convert.running"), "prompt_id", runningJob({ t, cancel })),
-    queued: jobList(t("convert.queued"), "prompt_id", queuedJob({ t, cancel })),
-    interrupted: jobList(t("convert.interrupted"), "id", interruptedJob({ t, resume, discard })),
-    finished: jobList(t("convert.finished"), "prompt_id", finishedJob({ t, open: (entry) => openResult(entry.target) })),
+    running: jobList(t("convert.running"), keyOf, runningJob({ t, cancel })),
+    queued: jobList(t("convert.queued"), keyOf, queuedJob({ t, cancel })),
+    interrupted: jobList(t("convert.interrupted"), ({ id }) => id, interruptedJob({ t, resume: (entry) => queue(() => conversions.resume(entry)), discard })),
+    finished: jobList(t("convert.finished"), keyOf, finishedJob({ t, open: (entry) => openResult(entry.target) })),
   };
   const summary = h("p", { class: "nvfp4-lead" }, t("convert.lead"));
   const element = h(
@@ -34,10 +34,11 @@ export function convertStep(session) {
     Object.values(lists).map((list) => list.element),
   );
 
-  async function queue(source, choices) {
+  /** Queue, and show what the server says against it. */
+  async function queue(action) {
     problem.show("error", "");
     try {
-      await conversions.start(source, choices, `${calibrationName(source)}-studio`);
+      await action();
     } catch (error) {
       const { message, details } = textOf(error);
       problem.show("error", message, details);
@@ -45,13 +46,10 @@ export function convertStep(session) {
   }
 
   async function convert() {
+    const { source } = store.state;
     start.disabled = true;
-    await queue(store.state.source, store.state.choices);
+    await queue(() => conversions.start(source, usableChoices(store.state), `${calibrationName(source)}-studio`));
     start.disabled = false;
-  }
-
-  async function resume(entry) {
-    await queue(entry.source, { ...store.state.choices, pins: {}, budget: "", ...entry.options });
   }
 
   async function discard(entry) {
@@ -73,7 +71,7 @@ export function convertStep(session) {
 
 function jobList(title, key, create) {
   const list = h("ul", { class: "nvfp4-jobs" });
-  const rows = keyedList(list, (entry) => entry[key], create);
+  const rows = keyedList(list, key, create);
   const element = section(title, list);
   return {
     element,

@@ -20,7 +20,7 @@ export function resultStep(session) {
   const erase = button(t("delete"), remove, { kind: "danger", symbol: "trash" });
   const report = reportView(session);
   const actions = h("div", { class: "nvfp4-row" }, use, erase);
-  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("result.lead")), problem.element, none, list.element, actions, report.element);
+  const element = h("div", { class: "nvfp4-stack nvfp4-short" }, h("p", { class: "nvfp4-lead" }, t("result.lead")), problem.element, none, list.element, actions, report.element);
 
   async function remove() {
     const id = store.state.result;
@@ -88,8 +88,10 @@ function reportView({ t, host }) {
 
   function plot(name, id) {
     const text = t(`result.plots.${name}`);
-    const image = h("img", { class: "nvfp4-plot", src: host.address(plotPath("result_plot", { id, name })), alt: text, loading: "lazy" });
-    const figure = h("figure", { class: "nvfp4-figure" }, h("figcaption", {}, text), image);
+    const address = host.address(plotPath("result_plot", { id, name }));
+    const image = h("img", { class: "nvfp4-plot", src: address, alt: text, loading: "lazy" });
+    const large = h("a", { href: address, target: "_blank", rel: "noopener", title: t("statistics.large") }, image);
+    const figure = h("figure", { class: "nvfp4-figure" }, h("figcaption", {}, text), large);
     image.addEventListener("error", () => figure.remove());
     return figure;
   }
