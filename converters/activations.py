@@ -16,6 +16,7 @@ from .context import Context
 from .errors import PlanError
 from .layers import SourceLayer
 from .measure import decoder
+from .rounding.pre_quant import pre_quant_scale, transformed
 
 
 def check_calibration(context: Context) -> list[str]:
@@ -81,8 +82,13 @@ def _layer_samples(context: Context, layer: SourceLayer) -> torch.Tensor:
     return samples_from_rows(torch.cat([rows(row, row + 1) for row in sample_rows(layer.shape)]), layer.shape)
 
 
-def activation(context: Context, module: str) -> tuple[ActivationRange | None, tuple[str, ...]]:
-    """The range of one layer's input by the chosen policy, None without statistics, and notes for the user."""
+def activation(
+    context: Context, module: str, exponent: float | None = None
+) -> tuple[ActivationRange | None, tuple[str, ...]]:
+    """The range of one layer's input by the chosen policy, None without statistics, and notes for the user.
+
+    ``exponent`` is that of the layer's pre_quant_scale, by which the input is multiplied before it is quantized.
+    """
     if context.calibration is None:
         return None, ()
     statistics = context.calibration.layers.get(module)
@@ -90,5 +96,7 @@ def activation(context: Context, module: str) -> tuple[ActivationRange | None, t
         return None, (
             "never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)",
         )
+    if exponent is not None:
+        statistics = transformed(statistics, pre_quant_scale(statistics, exponent))
     chosen = activation_range(statistics, context.options.input_scale, module)
     return chosen, (chosen.note,) if chosen.note else ()

@@ -115,7 +115,7 @@ def convert(
                 )
             check()
             writer.commit()
-    return Report(plan, verification, target.name, time.monotonic() - started)
+    return Report(plan.after(execution.outcomes), verification, target.name, time.monotonic() - started)
 
 
 def _check_apart(source: Source, target: Path) -> None:
@@ -134,7 +134,7 @@ def _check_apart(source: Source, target: Path) -> None:
 def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) -> str:
     """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source.
 
-    Scales are in the plan; of the statistics that roundings look at, the exact sums of squares stand for all. The
+    Scales are in the plan; of the statistics that encoding looks at, the exact sums of squares stand for all. The
     versions of the libraries that compute belong to it, because a later one may round otherwise.
     """
     try:
@@ -145,7 +145,8 @@ def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) ->
         json.dumps([plan.to_json(), dict(plan.metadata), source.stamp(), torch.__version__, kitchen]).encode()
     )
     for layer in plan.layers:
-        if calibration is not None and layer.rounding in INFORMED:
+        looks = layer.rounding in INFORMED or layer.gain or layer.pre_quant_exponent is not None
+        if calibration is not None and looks:
             channels = calibration.layers[layer.module].channels
             if channels is not None:
                 decided.update(channels.sums.numpy().tobytes())

@@ -13,7 +13,7 @@ from .layer_rules import check_block_scales, decide_layer
 from .layers import recognise
 from .obstacles import check_pins
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
-from .plan import LAYOUTS, LayerDecision, Options, Plan
+from .plan import LAYOUTS, Options, Plan, notes_of
 from .recipe import Blocks, Recipe
 from .recipe_file import content_of, load_recipe
 from .rounding import check_rounding
@@ -72,7 +72,7 @@ def make_plan(
         constants=constants_of(context),
         metadata={},
         repairs=tuple(repairs_of(context, layers)),
-        warnings=(*warnings, *_notes(layers)),
+        warnings=(*warnings, *notes_of({layer.name: layer.notes for layer in layers})),
         source_bytes=source.size,
     )
     return plan.with_metadata(metadata_of(context, plan)).with_size()
@@ -129,15 +129,3 @@ def _check(options: Options) -> None:
         raise PlanError(
             f"There is no input_scale policy {options.input_scale!r}; choose one of {', '.join(INPUT_SCALE_POLICIES)}."
         )
-
-
-def _notes(layers: tuple[LayerDecision, ...]) -> list[str]:
-    """One line for each note, however many layers have it."""
-    owners: dict[str, list[str]] = {}
-    for layer in layers:
-        for note in layer.notes:
-            owners.setdefault(note, []).append(layer.name)
-    return [
-        f"{names[0]}: {note}" if len(names) == 1 else f"{len(names)} layers, first {names[0]}: {note}"
-        for note, names in owners.items()
-    ]

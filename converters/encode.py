@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..calibration import LayerStatistics
 from .errors import SourceError
 from .formats import FORMATS, Encoding, Weight, tags
+from .held_out import HeldOut, gain_of, outputs
 from .layers import LEGACY_NAMES
 from .layout import TensorSpec
-from .plan import LayerDecision
-from .rounding import METHODS
+from .plan import LayerDecision, Outcome
+from .rounding import INFORMED, METHODS
+from .rounding.pre_quant import pre_quant_scale, transformed
 from .source import Source
 
 POSITIVE = frozenset(("input_scale", "pre_quant_scale")).union(*(stored.SCALES for stored in FORMATS.values()))
@@ -29,14 +32,26 @@ def weight_of(source: Source, layer: LayerDecision, stored: torch.Tensor) -> Wei
     return Weight(layer.source_name, stored, source.read(scale) if scale else None)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """An encoded layer. ``weight`` is what was rounded: divided by the pre_quant_scale where there is one."""
+
+    weight: Weight
+    tensors: dict[str, torch.Tensor]
+    outcome: Outcome
+
+
 def encode(
     weight: Weight,
     layer: LayerDecision,
     statistics: LayerStatistics | None,
     device: torch.device,
     check: Callable[[], None],
-) -> dict[str, torch.Tensor]:
+) -> Layer:
     """Quantize one weight as the plan says; tensors by their suffixes.
+
+    Where input rows were kept, a rounding that looks at inputs must be closer than ``nearest`` on them, and a gain
+    must help; what does not is not used, and the outcome tells.
 
     Args:
         statistics: what was seen of the layer's inputs, for roundings that look at it.
@@ -46,8 +61,34 @@ def encode(
         ConversionError: the weight holds NaN or infinity.
         SourceError: its scale is no positive number.
     """
-    encoding = Encoding(METHODS[layer.rounding or "nearest"], device, layer.tag or {}, check, statistics)
-    return FORMATS[layer.format].encode(weight, encoding)
+    scale = None
+    if layer.pre_quant_exponent is not None and statistics is not None:
+        scale = pre_quant_scale(statistics, layer.pre_quant_exponent)
+        weight, statistics = replace(weight, divisor=scale), transformed(statistics, scale)
+
+    def rounded(method: str) -> dict[str, torch.Tensor]:
+        encoding = Encoding(METHODS[method], device, layer.tag or {}, check, statistics)
+        return FORMATS[layer.format].encode(weight, encoding)
+
+    method, notes = layer.rounding or "nearest", []
+    tensors = rounded(method)
+    judged = layer.rounding in INFORMED or layer.gain
+    rows = HeldOut.of(statistics, layer.input_scale, layer.full_precision) if judged else None
+    if rows is not None:
+        found = outputs(weight, tensors, rows, device, check)
+        if method in INFORMED:
+            plain = rounded("nearest")
+            other = outputs(weight, plain, rows, device, check)
+            if other.noise().sum() < found.noise().sum():
+                notes.append(f"rounded by nearest in place of {method}: its outputs on held-out inputs are closer")
+                method, tensors, found = "nearest", plain, other
+        if layer.gain:
+            gain = gain_of(found)
+            tensors["weight_scale_2"] = tensors["weight_scale_2"] * gain
+            notes += [] if gain != 1 else ["no gain: held-out outputs are no closer with one"]
+    if scale is not None:
+        tensors["pre_quant_scale"] = scale
+    return Layer(weight, tensors, Outcome(layer.rounding and method, tuple(notes)))
 
 
 def description(source: Source, layer: LayerDecision, spec: TensorSpec) -> torch.Tensor:

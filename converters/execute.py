@@ -20,7 +20,7 @@ from .errors import Cancelled, ConversionError
 from .formats import FORMATS
 from .measure import LayerError, measure_encoded
 from .pipeline import Progress
-from .plan import LayerDecision, Plan
+from .plan import LayerDecision, Outcome, Plan
 from .source import Source
 from .stream import Part, Stream
 from .writer import Writer
@@ -36,7 +36,8 @@ class Execution:
     """The work of one conversion.
 
     ``run`` fills in ``digests``, the hexadecimal SHA-256 of each file of the source, and ``known``: every tensor
-    of the output that was written, with the error of the weights that were quantized.
+    of the output that was written, with the error of the weights that were quantized. ``outcomes`` tells what became
+    of layers otherwise than planned, by their names, those that an earlier run finished among them.
     """
 
     def __init__(
@@ -85,6 +86,11 @@ class Execution:
             spec.nbytes for spec in plan.specs() if spec.name in writer.done and spec.name not in again
         )
         self.known: dict[str, LayerError | None] = {}
+        self.outcomes = {
+            layer.name: Outcome.from_json(writer.remarks[layer.name])
+            for layer in plan.layers
+            if layer.name in writer.remarks and not self._is_unfinished(layer)
+        }
         self.digests: list[str] = []
 
     def run(self) -> None:
@@ -122,7 +128,7 @@ class Execution:
     def _describe(self) -> None:
         """The small tensors that need no weight: tags, scales that are kept, constants."""
         for layer in self._plan.layers:
-            encoded = {"weight"}
+            encoded = {"weight", *(["pre_quant_scale"] if layer.pre_quant_exponent is not None else [])}
             if layer.action == "quantize":
                 encoded |= FORMATS[layer.format].declare(layer.shape, layer.tag or {}).keys()
             finished = frozenset() if self._is_unfinished(layer) else self._writer.done
@@ -157,13 +163,18 @@ class Execution:
         info = self._source.tensors[part.name]
         stored = torch.frombuffer(part.buffer.view, dtype=info.torch_dtype).reshape(info.shape)
         weight = weight_of(self._source, layer, stored)
-        parts = encode(weight, layer, self._statistics.get(layer.module), self._device, self._check_thread)
-        for suffix, tensor in parts.items():
+        done = encode(weight, layer, self._statistics.get(layer.module), self._device, self._check_thread)
+        if done.outcome.notes:
+            # Before the tensors: a run that goes on after they are on disk must know.
+            self._writer.remark(layer.name, done.outcome.to_json())
+        for suffix, tensor in done.tensors.items():
             self._writer.write(f"{layer.name}.{suffix}", tensor)
             self._count(tensor.nbytes)
-        error = measure_encoded(weight, layer, parts, self._check_thread)
+        error = measure_encoded(done.weight, layer, done.tensors, self._check_thread)
         with self._lock:
             self.known[f"{layer.name}.weight"] = error
+            if done.outcome.notes:
+                self.outcomes[layer.name] = done.outcome
 
     def _copy(self, part: Part) -> None:
         name = self._copied[part.name]

@@ -1,8 +1,8 @@
 """What lets a conversion that was killed go on: a journal beside the temporary file, and a lock on it.
 
 The journal's first line is the fingerprint of the conversion; each later line names tensors that are
-on disk, not only in the system's memory, when the line is written, with the checksums of their pieces. A
-conversion whose fingerprint differs starts anew. The lock is the operating system's and ends with its process, however that ends.
+on disk, not only in the system's memory, when the line is written, with the checksums of their pieces, or keeps
+remarks about layers for the report. A conversion whose fingerprint differs starts anew. The lock is the operating system's and ends with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from typing import BinaryIO
 
 Pieces = list[list[int]]
 """Of one tensor: first byte, number of bytes and CRC-32 of each piece that was written."""
+Remarks = dict[str, list[str]]
+"""Texts about layers, by their names; there is at least one for each."""
 MAX_JOURNAL_BYTES = 256 << 20
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What some NFS, SMB and FUSE folders answer."""
 
 
 class Journal:
-    """Names of finished tensors of one conversion."""
+    """Names of finished tensors of one conversion. ``resume`` fills in ``remarks``."""
 
     def __init__(self, path: Path, fingerprint: str):
         self._path = path
         self._fingerprint = fingerprint
         self._file: BinaryIO | None = None
+        self.remarks: Remarks = {}
 
     def exists(self) -> bool:
         return self._path.exists()
@@ -52,17 +55,22 @@ class Journal:
                 return {}
             if number > 0 and isinstance(entry, dict):
                 finished.update({name: pieces for name, pieces in entry.items() if _are_pieces(pieces)})
+                self.remarks.update({name: texts for name, texts in entry.items() if _are_texts(texts)})
         return finished
 
     def start(self, done: Mapping[str, Pieces]) -> None:
-        """Write the journal anew with what is already done, and keep it open."""
+        """Write the journal anew with what is already done and remarked, and keep it open."""
         self._file = open_private(self._path)
         self._file.truncate(0)
         self._append(self._fingerprint)
+        if self.remarks:
+            self._append(self.remarks)
         self._append(done)
 
-    def add(self, finished: Mapping[str, Pieces]) -> None:
-        """Record tensors that are on disk."""
+    def add(self, finished: Mapping[str, Pieces], remarks: Mapping[str, list[str]]) -> None:
+        """Record tensors that are on disk, after remarks about their layers."""
+        if remarks:
+            self._append(remarks)
         self._append(finished)
 
     def remove(self) -> None:
@@ -72,11 +80,15 @@ class Journal:
             self._file = None
         self._path.unlink(missing_ok=True)
 
-    def _append(self, entry: str | Mapping[str, Pieces]) -> None:
+    def _append(self, entry: str | Mapping[str, Pieces] | Mapping[str, list[str]]) -> None:
         assert self._file is not None
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
 
 
 def _are_pieces(value: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from ..calibration import ActivationRange, input_scale
+from ..calibration import ActivationRange, LayerStatistics, input_scale
 from .activations import activation
 from .context import Context
 from .errors import PlanError, SourceError
@@ -17,9 +17,9 @@ from .formats.weight import one_a_row
 from .layers import BLOCK_SCALES, NEEDED, SourceLayer
 from .layout import TensorSpec
 from .obstacles import NOT_LINEAR, already, fulfils, obstacle
-from .pins import PINNED
+from .pins import PINNED, Pin
 from .plan import LayerDecision, spec
-from .rounding import rounding_for
+from .rounding import pre_quant, rounding_for
 
 
 def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
@@ -69,19 +69,60 @@ def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, r
         one_a_row(layer.name, context.source.tensors[layer.scale].shape, layer.shape[0])
     stored = POLICIES[policy]
     inside = context.part(layer.weight) == "diffusion_model"
+    pin = context.pin(module) if inside else None
+    statistics = context.statistics(module) if inside else None
+    exponent = _pinned_exponent(module, pin, statistics)
     scaled = inside and stored.INPUT_SCALE is not InputScale.NONE
-    chosen, notes = activation(context, module) if scaled else (None, ())
+    chosen, notes = activation(context, module, exponent) if scaled else (None, ())
     unscaled = stored.INPUT_SCALE is InputScale.NEEDED and (chosen is None or chosen.amax is None)
     tag = tags.tag(stored.NAME, unscaled or not inside, stored.POLICIES[policy])
     name = context.output_name(layer.name)
     outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in stored.declare(layer.shape, tag).items()]
+    if exponent is not None:
+        outputs.append(spec(name, "pre_quant_scale", pre_quant.DTYPE, (layer.shape[1],)))
     decision = _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
     if stored.NAME != nvfp4.NAME:
         return decision
-    pin = context.pin(module) if inside else None
-    asked = pin.rounding if pin is not None and pin.rounding else context.options.rounding
-    method, why = rounding_for(asked, context.statistics(module) if inside else None)
-    return replace(decision, rounding=method, notes=(*notes, why) if why else notes)
+    method, why = rounding_for(pin.rounding if pin and pin.rounding else context.options.rounding, statistics)
+    return replace(
+        decision,
+        rounding=method,
+        pre_quant_exponent=exponent,
+        gain=_pinned_gain(module, pin, statistics),
+        notes=(*notes, why) if why else notes,
+    )
+
+
+def _pinned_exponent(module: str, pin: Pin | None, statistics: LayerStatistics | None) -> float | None:
+    """The exponent of a pinned pre_quant_scale; 0, which would be all ones, is none.
+
+    Raises:
+        PlanError: it is pinned and what was seen of the layer's input does not suffice.
+    """
+    exponent = pin.pre_quant_exponent if pin is not None and pin.pre_quant_exponent else None
+    lacking = pre_quant.missing(statistics) if exponent is not None else None
+    if lacking is not None:
+        raise PlanError(
+            f"Layer {module} is pinned to a pre_quant_scale, which needs more of its input than there is ({lacking}); "
+            "calibrate longer, with detail channels or curvature, or leave pre_quant_exponent out."
+        )
+    return exponent
+
+
+def _pinned_gain(module: str, pin: Pin | None, statistics: LayerStatistics | None) -> bool:
+    """Whether a gain is pinned.
+
+    Raises:
+        PlanError: it is, and no input rows were kept to measure it on.
+    """
+    if pin is None or not pin.gain:
+        return False
+    if statistics is None or statistics.reservoir is None or not len(statistics.reservoir.hashes):
+        raise PlanError(
+            f"Layer {module} is pinned to a gain, which is measured on input rows that the calibration does not have; "
+            "calibrate with detail curvature, or leave the gain out."
+        )
+    return True
 
 
 def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:

@@ -27,6 +27,7 @@ SMALL_AMAX = 1e-4
 class LayerError:
     """Distance of one layer's weights from the source's, both as ComfyUI would compute with them.
 
+    Of a layer with a pre_quant_scale the source's are divided by it, as they were before they were rounded.
     ``sqnr_db`` is ``10·log10(Σw² / Σ(w−q)²)``, ``rel_rmse`` its root form ``√(Σ(w−q)² / Σw²)``,
     ``cosine`` that of the angle between the weights; ``identical`` means no difference (SQNR None).
     """
@@ -71,7 +72,7 @@ class _InFile:
 
 
 @dataclass(frozen=True)
-class _InMemory:
+class Encoded:
     """One layer that was encoded a moment ago (``formats.Stored``)."""
 
     name: str
@@ -100,7 +101,9 @@ def measure(
         return LayerError.unchanged(after.name, before.format)
     if after.format not in FORMATS or not (before.is_fp8 or before.is_plain):
         return LayerError(after.name, before.format, after.format, False, float("-inf"), 1.0, 0.0)
-    originals, results = decoder(source, before, before.shape), decoder(converted, after, before.shape)
+    plain, results = decoder(source, before, before.shape), decoder(converted, after, before.shape)
+    divisor = _InFile(converted, after, before.shape).tensor("pre_quant_scale")
+    originals = plain if divisor is None else lambda first, last: plain(first, last).float() / divisor.float()
 
     def check() -> None:
         if cancelled():
@@ -115,12 +118,13 @@ def measure_encoded(
     """Compare a weight with the tensors that it was encoded to, by suffix.
 
     Args:
+        weight: divided by its pre_quant_scale where it has one.
         check: called between pieces; may raise to cancel.
 
     Raises:
         ConversionError: the format has no scales for weights as small as these.
     """
-    results = FORMATS[layer.format].decoder(_InMemory(layer.name, layer.shape, layer.tag or {}, tensors))
+    results = FORMATS[layer.format].decoder(Encoded(layer.name, layer.shape, layer.tag or {}, tensors))
     error = _distance(layer.name, layer.source_format, layer.format, layer.shape, weight.rows, results, check)
     if error.sqnr_db is not None and not error.sqnr_db >= LEAST_SQNR_DB:
         _refuse_small(weight, layer, check)

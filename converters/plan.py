@@ -50,7 +50,8 @@ class LayerDecision:
     (bytes of the weight are identical). ``input_amax`` is the largest activation that fits, in the
     activation's own units; ``input_scale`` what is written; both None for dynamic or unquantized
     activations. ``clip_rate`` is the predicted share of activations beyond ``input_amax``.
-    ``rounding`` is the method, a key of ``METHODS``, of a weight that becomes NVFP4.
+    ``rounding`` is the method, a key of ``METHODS``, of a weight that becomes NVFP4; ``pre_quant_exponent`` that of
+    its pre_quant_scale, None without one; ``gain`` whether its tensor scale has a constant gain.
     """
 
     name: str
@@ -71,6 +72,8 @@ class LayerDecision:
     bytes_before: int
     outputs: tuple[TensorSpec, ...]
     rounding: str = ""
+    pre_quant_exponent: float | None = None
+    gain: bool = False
 
     @property
     def bytes_after(self) -> int:
@@ -93,6 +96,22 @@ class LayerDecision:
     def to_json(self) -> dict[str, Any]:
         data = {key: value for key, value in asdict(self).items() if key not in ("outputs", "shape")}
         return {**data, "shape": list(self.shape), "bytes_after": self.bytes_after}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an NVFP4 layer that the plan could not know: the method that was used, and what was not, and why."""
+
+    rounding: str
+    notes: tuple[str, ...]
+
+    def to_json(self) -> list[str]:
+        """The method, then the notes."""
+        return [self.rounding, *self.notes]
+
+    @classmethod
+    def from_json(cls, texts: list[str]) -> Outcome:
+        return cls(texts[0], tuple(texts[1:]))
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,17 @@ class Plan:
     def with_metadata(self, metadata: Mapping[str, str]) -> Plan:
         """The same plan with the output's header metadata."""
         return replace(self, metadata=metadata)
+
+    def after(self, outcomes: Mapping[str, Outcome]) -> Plan:
+        """The same plan as it was carried out: layers, by their names, with what became of them."""
+        changed = tuple(
+            replace(layer, rounding=found.rounding, notes=(*layer.notes, *found.notes))
+            if (found := outcomes.get(layer.name)) is not None
+            else layer
+            for layer in self.layers
+        )
+        new = notes_of({layer.name: found.notes for layer in self.layers if (found := outcomes.get(layer.name))})
+        return replace(self, layers=changed, warnings=(*self.warnings, *new))
 
     def count(self, component: str = "diffusion_model") -> dict[str, int]:
         """Layers by output format."""
@@ -205,6 +235,18 @@ class Plan:
                 f"| {layer.activations} | {clip} | {layer.reason} |"
             )
         return "\n".join(lines) + "\n"
+
+
+def notes_of(layers: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """One line for each note, however many layers have it."""
+    owners: dict[str, list[str]] = {}
+    for name, notes in layers.items():
+        for note in notes:
+            owners.setdefault(note, []).append(name)
+    return [
+        f"{names[0]}: {note}" if len(names) == 1 else f"{len(names)} layers, first {names[0]}: {note}"
+        for note, names in owners.items()
+    ]
 
 
 def spec(layer: str, suffix: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:

@@ -6,9 +6,11 @@ import math
 
 import torch
 
-from .formats import FORMATS, InputScale
+from .formats import FORMATS, InputScale, nvfp4
 from .layers import SourceLayer
 from .source import Source
+
+PRE_QUANT = "pre_quant_scale"
 
 
 def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], part: str) -> list[str]:
@@ -39,6 +41,13 @@ def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], p
             problems.append(f"{name} has shape {list(info.shape)}, expected {list(wanted) if wanted else 'one value'}")
         elif suffix in (*stored.SCALES, "input_scale"):
             problems += _bad_values(source, name, dtype)
+    scale = source.tensors.get(f"{layer.name}.{PRE_QUANT}")
+    if scale is not None and layer.format != nvfp4.NAME:
+        problems.append(f"{layer.name} is {layer.format} with a {PRE_QUANT}, which ComfyUI would ignore")
+    elif scale is not None and scale.shape != shape[1:]:
+        problems.append(f"{layer.name}.{PRE_QUANT} has shape {list(scale.shape)}, expected {list(shape[1:])}")
+    elif scale is not None:
+        problems += _bad_values(source, f"{layer.name}.{PRE_QUANT}", torch.float32)
     clamps = stored.INPUT_SCALE is InputScale.NEEDED and layer.input_scale is None and not layer.full_precision
     if clamps and part == "diffusion_model":
         problems.append(f"{layer.name} is FP8 without input_scale: ComfyUI would clamp its input at ±448")

@@ -21,7 +21,7 @@ import torch
 
 from ..calibration.files import sync_folder
 from .errors import ConversionError, VerificationError
-from .journal import Journal, Pieces
+from .journal import Journal, Pieces, Remarks
 from .layout import TensorSpec, lay_out
 from .pipeline import ordered
 from .positioned import PositionedFile
@@ -70,6 +70,7 @@ class Writer:
         self._pieces: dict[str, Pieces] = {name: [] for name in self._places}
         self._unsynced: list[str] = []
         self._unsynced_bytes = 0
+        self._unsynced_remarks: Remarks = {}
         self._lock = threading.Lock()
         self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="nvfp4-studio-sync")
         self._syncing: Future[None] | None = None
@@ -90,6 +91,11 @@ class Writer:
         except OSError as error:
             self.abort()
             raise explained(error, target) from error
+
+    @property
+    def remarks(self) -> Remarks:
+        """What an earlier run remarked about layers, whether it finished them or not."""
+        return self._journal.remarks
 
     def _begin(self) -> None:
         """Go on after what a killed run put on disk, as far as it is still what was written, or begin anew."""
@@ -141,6 +147,11 @@ class Writer:
             )
         self.write_piece(name, 0, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
+    def remark(self, layer: str, texts: list[str]) -> None:
+        """Keep texts about a layer, at least one, for a run that goes on with this one's work; before its tensors."""
+        with self._lock:
+            self._unsynced_remarks[layer] = texts
+
     def write_piece(self, name: str, first: int, data: memoryview) -> None:
         """Write bytes of a declared tensor from its byte ``first`` on.
 
@@ -180,9 +191,10 @@ class Writer:
         assert self._file is not None
         with self._lock:
             names, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
+            remarks, self._unsynced_remarks = self._unsynced_remarks, {}
         try:
             os.fsync(self._file.fileno())
-            self._journal.add({name: self._pieces[name] for name in names})
+            self._journal.add({name: self._pieces[name] for name in names}, remarks)
         except OSError as error:
             raise explained(error, self.target) from error
 

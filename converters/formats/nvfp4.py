@@ -89,7 +89,8 @@ def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
 
 
 def _has_one_scale(weight: Weight) -> bool:
-    return weight.is_fp8 and (weight.scale is None or weight.scale.numel() == 1)
+    """Whether a byte stands for the same value wherever it is."""
+    return weight.is_fp8 and weight.divisor is None and (weight.scale is None or weight.scale.numel() == 1)
 
 
 def _values(weight: Weight) -> torch.Tensor:
@@ -106,7 +107,7 @@ def _amax(weight: Weight) -> torch.Tensor:
     if _has_one_scale(weight):
         raw = weight.stored.view(torch.uint8)
         return _values(weight)[max((int((raw[first : first + step] & 127).max()) for first in pieces), default=0)]
-    if weight.is_fp8:
+    if weight.is_fp8 or weight.divisor is not None:
         return torch.stack([amax_of(weight.rows(first, min(rows, first + step))) for first in pieces]).amax()
     amax = amax_of(weight.stored)
     return amax.float() if amax.dtype == torch.float64 else amax

@@ -18,12 +18,13 @@ class Weight:
     """One layer's weight before it is quantized.
 
     ``name`` is for errors. ``stored`` is [N, K] of a float dtype; FP8 is meant times ``scale``, one value
-    or one a row, None for a raw cast.
+    or one a row, None for a raw cast. ``divisor``: what its input channels are divided by on the way out, [K].
     """
 
     name: str
     stored: torch.Tensor
     scale: torch.Tensor | None = None
+    divisor: torch.Tensor | None = None
 
     @property
     def is_fp8(self) -> bool:
@@ -37,9 +38,15 @@ class Weight:
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Rows ``first`` to ``last`` (exclusive): FP8 upcast to float32, anything else in its own dtype.
 
+        With a divisor they are float32.
+
         Raises:
             SourceError: see ``upcast``.
         """
+        rows = self._stored_rows(first, last)
+        return rows if self.divisor is None else rows.float() / self.divisor.float()
+
+    def _stored_rows(self, first: int, last: int) -> torch.Tensor:
         rows = self.stored[first:last]
         if not self.is_fp8:
             return rows
