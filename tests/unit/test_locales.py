@@ -34,10 +34,16 @@ TERMS = (
     "SSIM",
     "HaarPSI",
     "GPTQ",
+    "cfg",
 )
 """Said the same in every language, so a translation without them lost something."""
 
-SAME = {"de": {"Name", "Text"}, "fr": {"source", "mode", "calibration"}, "zh": set(), "ja": set()}
+SAME = {
+    "de": {"Block", "Budget", "Format", "Name", "Plan", "Sampler", "Scheduler", "Seed", "Text"},
+    "fr": {"calibration", "calibrations", "format", "mode", "plan", "source", "type"},
+    "zh": set(),
+    "ja": set(),
+}
 """English words that are the language's own too, in lower case except for German's nouns."""
 
 
