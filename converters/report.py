@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from .. import __version__
 from ..calibration.files import write_atomically
 from . import plots
 from .formats import FORMATS
+from .groups import error_groups
 from .measure import LayerError
 from .plan import LayerDecision, Plan
 from .verify import Verification
@@ -66,24 +66,8 @@ class Report:
         }
 
     def groups(self) -> list[dict[str, Any]]:
-        """Errors by kind of layer: names with the block's number taken out."""
-        members: dict[tuple[str, str], list[LayerError]] = defaultdict(list)
-        for layer in self.verification.layers:
-            members[re.sub(r"\.\d+\.", ".N.", layer.name), layer.format].append(layer)
-        rows = []
-        for (name, stored), layers in members.items():
-            values = [layer.sqnr_db for layer in layers if layer.sqnr_db is not None]
-            rows.append(
-                {
-                    "group": name,
-                    "format": stored,
-                    "layers": len(layers),
-                    "mean_sqnr_db": sum(values) / len(values) if values else None,
-                    "worst_sqnr_db": min(values, default=None),
-                    "mean_rel_rmse": sum(layer.rel_rmse for layer in layers) / len(layers),
-                }
-            )
-        return rows
+        """Errors by kind of layer."""
+        return error_groups(self.verification.layers)
 
     def to_markdown(self) -> str:
         """The report as a page for people."""
@@ -147,14 +131,17 @@ class Report:
         return written
 
     def pictures(self) -> dict[str, plots.Picture]:
-        """The plots by name: weight error and size by layer, largest activation by layer."""
+        """The plots by name: size by format, map of blocks, weight error and largest activation by layer."""
+        inside = [layer for layer in self.plan.layers if layer.component == "diffusion_model"]
+        measured = {layer.name: layer.sqnr_db for layer in self.verification.layers}
         errors = [(layer.name, layer.sqnr_db, layer.format) for layer in self.verification.layers if layer.sqnr_db]
         pictures = {
             "size": plots.paired_bars(
                 "Size by format",
                 _sizes(self.plan.layers, self.plan),
                 "MB",
-            )
+            ),
+            "map": plots.block_map([(layer.module, layer.format, measured.get(layer.name)) for layer in inside]),
         }
         if errors:
             pictures["error"] = plots.bar_chart("Weight SQNR by layer (higher is closer)", errors, "dB")
