@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...calibration import Calibration
 from ...calibration.report import CalibrationReport, calibration_report
 from .bars import MAX_ROWS, bar_chart, paired_bars
+from .block_map import block_map
 from .canvas import Picture, stacked
 from .comparison import comparison_plot
 from .coverage import profile_plot, schedule_plot
@@ -15,6 +16,7 @@ __all__ = [
     "MAX_ROWS",
     "Picture",
     "bar_chart",
+    "block_map",
     "calibration_plot",
     "comparison_plot",
     "histogram_plot",

@@ -16,12 +16,13 @@ KEY = 320
 
 @dataclass(frozen=True)
 class Key:
-    """What the colours mean. place: value -> 0..1. colour: 0..1 -> colour. marks: (0..1, text)."""
+    """What the colours mean. place: value -> 0..1. colour: 0..1 -> colour. marks: (0..1, text). nothing: no value."""
 
     label: str
     place: Callable[[float], float]
     colour: Callable[[float], Colour]
     marks: tuple[tuple[float, str], ...]
+    nothing: str = "nothing seen"
 
 
 def heat_map(
@@ -62,4 +63,4 @@ def _key(draw: ImageDraw.ImageDraw, key: Key) -> None:
         draw.text((left + place * KEY, top + 17), text, MUTED, font(SMALL), anchor="ma")
     nothing = left + KEY + 50
     draw.rectangle((nothing, top, nothing + 14, top + 14), FAINT, MUTED)
-    draw.text((nothing + 21, top), "nothing seen", MUTED, font(NORMAL))
+    draw.text((nothing + 21, top), key.nothing, MUTED, font(NORMAL))

@@ -23,6 +23,7 @@ def test_every_layer_with_format_reason_and_error(checkpoint: Checkpoint, tmp_pa
         "out.report.json",
         "out.report.md",
         "out.report-size.png",
+        "out.report-map.png",
         "out.report-error.png",
     ]
     data = json.loads(paths[0].read_text())

@@ -32,6 +32,7 @@ def test_run_is_good_and_leaves_exactly_its_files(finished):
         "digits-flux-nvfp4.report.json",
         "digits-flux-nvfp4.report.md",
         "digits-flux-nvfp4.report-size.png",
+        "digits-flux-nvfp4.report-map.png",
         "digits-flux-nvfp4.report-error.png",
         "digits-flux-nvfp4.report-activations.png",
     }

@@ -1,0 +1,131 @@
+"""All layers of a model at a glance: blocks across, layer types down, the colour a format or an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from .canvas import (
+    BLUE,
+    FAINT,
+    INK,
+    MARGIN,
+    MUTED,
+    NORMAL,
+    ORANGE,
+    PURPLE,
+    SMALL,
+    WIDTH,
+    Colour,
+    Picture,
+    blank,
+    blend,
+    font,
+    legend,
+    shortened,
+    stacked,
+    text_width,
+)
+from .heat import LABELS, ROW, Key, heat_map
+
+FORMAT_COLOURS: dict[str, Colour] = {
+    "nvfp4": (118, 185, 0),
+    "convrot_w4a4": (0, 158, 115),
+    "asym_w4a8_int8": (86, 180, 233),
+    "float8_e4m3fn": BLUE,
+    "float8_e5m2": (70, 60, 160),
+    "mxfp8": ORANGE,
+    "int8_tensorwise": PURPLE,
+    "bfloat16": (176, 182, 190),
+    "float16": (150, 156, 166),
+    "float32": (120, 126, 136),
+}
+OTHER: Colour = (200, 120, 110)
+WORST_DB, BEST_DB = 10.0, 45.0
+"""The ends of the colours: below 10 dB a layer is broken, beyond 45 dB nobody sees its error."""
+_PLACE = re.compile(r"((?:[A-Za-z_]\w*\.)+?)(\d{1,6})\.(.+)")
+Value = TypeVar("Value")
+Table = tuple[list[tuple[str, list[Value | None]]], list[str], int]
+
+
+def format_map(title: str, layers: Sequence[tuple[str, str]]) -> Picture:
+    """The stored format of each layer, from (layer's name, ComfyUI's name of the format)."""
+    rows, columns, outside = _table(layers)
+    used = {name for _, cells in rows for name in cells if name is not None}
+    known = [name for name in FORMAT_COLOURS if name in used] + sorted(used - FORMAT_COLOURS.keys())
+    top = MARGIN + 88
+    image, draw = blank(title, top + ROW * len(rows) + 58, note=_note(rows, outside))
+    legend(draw, [(name, FORMAT_COLOURS.get(name, OTHER)) for name in known], MARGIN, MARGIN + 54)
+    left = MARGIN + min(LABELS, max((text_width(label) for label, _ in rows), default=0)) + 10
+    wide = (WIDTH - MARGIN - left) / max(1, len(columns))
+    for row, (label, cells) in enumerate(rows):
+        y = top + row * ROW
+        draw.text((left - 8, y + 3), shortened(label, LABELS), INK, font(NORMAL), anchor="ra")
+        for column, name in enumerate(cells):
+            box = (left + column * wide, y, left + (column + 1) * wide - 1, y + ROW - 2)
+            draw.rectangle(box, FAINT if name is None else FORMAT_COLOURS.get(name, OTHER))
+    bottom = top + ROW * len(rows)
+    every = max(1, -(-40 // int(max(wide, 1))))
+    for column in range(0, len(columns), every):
+        draw.text((left + (column + 0.5) * wide, bottom + 4), columns[column], MUTED, font(SMALL), anchor="ma")
+    draw.text(((left + WIDTH - MARGIN) / 2, bottom + 24), "block", INK, font(NORMAL), anchor="ma")
+    return image
+
+
+def error_map(title: str, layers: Sequence[tuple[str, float | None]]) -> Picture:
+    """The error of each layer, from (layer's name, SQNR in dB or None where nothing changed)."""
+    rows, columns, outside = _table(layers)
+    key = Key(
+        "SQNR in dB, higher is closer",
+        lambda db: (db - WORST_DB) / (BEST_DB - WORST_DB),
+        blend([(122, 10, 30), (213, 94, 0), (240, 200, 90), (150, 200, 150), BLUE]),
+        tuple(((db - WORST_DB) / (BEST_DB - WORST_DB), f"{db:.0f}") for db in (10.0, 20.0, 30.0, 40.0)),
+        nothing="unchanged, or no such layer",
+    )
+    return heat_map(title, _note(rows, outside), rows, columns, "block", key)
+
+
+def block_map(layers: Sequence[tuple[str, str, float | None]]) -> Picture:
+    """Both maps below each other, from (layer's name, format, SQNR in dB or None)."""
+    return stacked(
+        [
+            format_map("Format by block and type", [(name, stored) for name, stored, _ in layers]),
+            error_map("Error by block and type", [(name, db) for name, _, db in layers]),
+        ]
+    )
+
+
+def _table(layers: Sequence[tuple[str, Value | None]]) -> Table[Value]:
+    """Rows of types, columns of blocks, and how many layers are in no block. Names with a common prefix lose it."""
+    placed: dict[str, dict[int, Value | None]] = {}
+    outside = 0
+    for name, value in layers:
+        match = _PLACE.fullmatch(name)
+        if match is None:
+            outside += 1
+            continue
+        placed.setdefault(f"{match[1]}N.{match[3]}", {})[int(match[2])] = value
+    count = 1 + max((block for cells in placed.values() for block in cells), default=-1)
+    common = _common([*placed])
+    rows = [(kind[len(common) :], [cells.get(block) for block in range(count)]) for kind, cells in placed.items()]
+    return rows, [str(block) for block in range(count)], outside
+
+
+def _common(kinds: list[str]) -> str:
+    """The whole parts that all names begin with: a key prefix such as ``model.diffusion_model.``."""
+    parts = [kind.split(".")[:-1] for kind in kinds]
+    shared: list[str] = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1 or column[0] == "N":
+            break
+        shared.append(column[0])
+    # What stands right before the number names the stack and stays.
+    if shared and parts and all(len(part) > len(shared) and part[len(shared)] == "N" for part in parts):
+        shared.pop()
+    return "".join(f"{part}." for part in shared)
+
+
+def _note(rows: Sequence[tuple[str, Sequence[object]]], outside: int) -> str:
+    shown = sum(cell is not None for _, cells in rows for cell in cells)
+    return f"{shown} layers in blocks" + (f"; {outside} outside of them are not shown" if outside else "")

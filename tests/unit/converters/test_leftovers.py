@@ -1,0 +1,77 @@
+"""What a killed conversion leaves is found, told from one that runs, and removed on demand; nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvfp4_studio.converters.errors import ConversionError
+from nvfp4_studio.converters.journal import Journal, lock
+from nvfp4_studio.converters.leftovers import Leftover, discard, leftover, leftovers
+from nvfp4_studio.converters.target import temporary_names
+
+
+def left(folder: Path, name: str = "model", size: int = 1000) -> Path:
+    """Files as a kill leaves them: two tensors of 100 and 300 bytes are on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}.safetensors"
+    temporary, journal = temporary_names(target)
+    temporary.write_bytes(bytes(size))
+    Journal(journal, "fingerprint").start({"a.weight": [[0, 100, 7]], "b.weight": [[0, 200, 7], [200, 100, 7]]})
+    journal.write_bytes(journal.read_bytes() + b'{"a": ["a remark"]}\n')
+    return target
+
+
+def test_a_leftover_tells_how_far_it_came(tmp_path: Path) -> None:
+    target = left(tmp_path / "sub")
+    found = leftovers(tmp_path)
+    assert found == [leftover(target)]
+    assert isinstance(found[0], Leftover) and (found[0].target, found[0].done, found[0].total) == (target, 400, 1000)
+
+
+def test_what_another_program_writes_is_no_leftover(tmp_path: Path) -> None:
+    target = left(tmp_path)
+    with temporary_names(target)[0].open("r+b") as file:
+        assert lock(file)
+        assert leftovers(tmp_path) == []
+        with pytest.raises(ConversionError, match="cancel it instead"):
+            discard(target)
+    assert leftover(target) is not None
+
+
+def test_discarding_removes_both_files_and_nothing_else(tmp_path: Path) -> None:
+    target, other = left(tmp_path), left(tmp_path, "other")
+    target.write_bytes(b"an earlier result")
+    discard(target)
+    assert leftovers(tmp_path) == [leftover(other)] and target.read_bytes() == b"an earlier result"
+    with pytest.raises(ConversionError, match="Nothing is left"):
+        discard(target)
+
+
+def test_files_without_a_journal_and_links_are_left_alone(tmp_path: Path) -> None:
+    target = left(tmp_path)
+    temporary, journal = temporary_names(target)
+    outside = tmp_path / "outside"
+    temporary.rename(outside)
+    temporary.symlink_to(outside)
+    assert leftovers(tmp_path) == []
+    with pytest.raises(ConversionError):
+        discard(target)
+    temporary.unlink()
+    outside.rename(temporary)
+    journal.unlink()
+    assert leftovers(tmp_path) == []
+    with pytest.raises(ConversionError):
+        discard(target)
+    assert temporary.stat().st_size == 1000
+
+
+def test_a_damaged_journal_counts_what_can_be_read(tmp_path: Path) -> None:
+    target = left(tmp_path)
+    journal = temporary_names(target)[1]
+    journal.write_bytes(
+        journal.read_bytes() + b'{"c.weight": 7}\nnot json\n{"d.weight": [[0, 50, 7]]}\n{"e.weight": [[0, 5'
+    )
+    found = leftover(target)
+    assert found is not None and found.done == 450
