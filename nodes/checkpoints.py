@@ -71,3 +71,9 @@ def output_path(name: str, *, all_in_one: bool) -> Path:
 def output_candidates(name: str) -> list[Path]:
     """Both places where a conversion of this name may lie."""
     return [output_path(name, all_in_one=all_in_one) for all_in_one in (False, True)]
+
+
+def output_id(path: Path) -> str:
+    """The id of a file in one of the output folders."""
+    key = next(key for key in FOLDERS if path.is_relative_to(output_folder(key)))
+    return f"{key}/{path.relative_to(output_folder(key)).as_posix()}"

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..calibration import DEFAULT_POLICY, POLICIES, load
-from ..converters import (
-    DEFAULT_ROUNDING,
-    LAYOUTS,
-    ROUNDINGS,
-    Cancelled,
-    Options,
-    available_recipes,
-    convert,
-    detect_family,
-    open_source,
-    report_stem,
-)
-from ..converters.families import component
-from . import checkpoints, earlier, host, names
-from .errors import HostError
+from ..calibration import DEFAULT_POLICY, POLICIES
+from ..converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, Options, Recipe, available_recipes
+from . import checkpoints, converting, earlier, host, names, recipes
 from .gate import TOKEN_INPUT, gate
 from .library import CALIBRATIONS
+from .recipes import AUTO
+from .studio.conversions import board
 from .texts import idle_text
-
-AUTO = "auto"
-STATUS_SECONDS = 0.3
-DEVICE_BYTES = 2 << 30
-"""Room that a conversion asks ComfyUI for on the GPU: the largest tensor of today's models in float32, and
-the temporaries of its rounding."""
 
 
 class NVFP4Convert(io.ComfyNode):
@@ -41,7 +22,6 @@ class NVFP4Convert(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        recipes = available_recipes()
         return io.Schema(
             node_id="NVFP4Convert",
             display_name="NVFP4 Convert",
@@ -65,10 +45,11 @@ class NVFP4Convert(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "recipe",
-                    options=[AUTO, *recipes],
+                    options=[AUTO, *recipes.ids()],
                     default=AUTO,
-                    tooltip="Which layers become NVFP4. auto: the recipe of the model's family. "
-                    + _listed({name: recipe.title for name, recipe in recipes.items()}),
+                    tooltip="Which layers become NVFP4. auto: the recipe of the model's family. my/NAME: a recipe of "
+                    "your own in models/nvfp4_recipes. "
+                    + _listed({name: recipe.title for name, recipe in available_recipes().items()}),
                 ),
                 io.Combo.Input(
                     "input_scale",
@@ -97,6 +78,14 @@ class NVFP4Convert(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Replace a file of this name, once the new one is verified."
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=list(TEXT_ENCODER_CHOICES),
+                    default="keep",
+                    optional=True,
+                    tooltip="What becomes of text encoders inside an all-in-one checkpoint. ComfyUI computes them in "
+                    "full precision, so this saves memory, not time. " + _listed(TEXT_ENCODER_CHOICES),
                 ),
             ],
             outputs=[],
@@ -133,57 +122,65 @@ class NVFP4Convert(io.ComfyNode):
         layout: str,
         output_name: str,
         overwrite: bool,
+        text_encoder: str = "keep",
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         name = _output_name(source, output_name)
         if not gate.spend(_token(cls.hidden.prompt, node_id), node_id):
             return _shown(_idle(name, source))
-        host.require_nvfp4_loader()
-        path = checkpoints.source_path(source)
-        if recipe != AUTO and recipe not in available_recipes():
-            raise HostError(f"There is no recipe {recipe!r}: choose one of the list.")
-        statistics = None if calibration == host.NONE else CALIBRATIONS.existing(calibration)
-        target = checkpoints.output_path(name, all_in_one=layout != "diffusion-model" and is_all_in_one(path))
-        options = Options(None if recipe == AUTO else recipe, rounding, input_scale, layout)
-        if overwrite or not earlier.is_current(target, path, statistics, options):
-            _convert(node_id, path, target, options, statistics, overwrite=overwrite)
-            host.refresh_lists()
-        text = earlier.text_of(target) or idle_text(target.name, exists=True)
+        inputs = {
+            "source": source,
+            "calibration": calibration,
+            "recipe": recipe,
+            "input_scale": input_scale,
+            "rounding": rounding,
+            "layout": layout,
+            "output_name": output_name,
+            "overwrite": overwrite,
+            "text_encoder": text_encoder,
+        }
+        with board.conversion(host.current_prompt() or "", node_id, source, name) as entry:
+            job = _job(name, inputs)
+            entry.target = checkpoints.output_id(job.target)
+            if overwrite or not earlier.is_current(
+                job.target, job.source, job.statistics, job.calibration, job.options
+            ):
+                converting.run(node_id, job, entry)
+                host.refresh_lists()
+        text = earlier.text_of(job.target) or idle_text(job.target.name, exists=True)
         host.show_text(node_id, text)
         return _shown(text)
 
 
-def _convert(
-    node_id: str, source: Path, target: Path, options: Options, statistics: Path | None, *, overwrite: bool
-) -> None:
-    """Convert and write the report beside the file; ComfyUI's own interrupt is raised when it was cancelled."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if host.device() == "cuda":
-        host.free_memory(DEVICE_BYTES)
-    try:
-        report = convert(
-            source,
-            target,
-            options,
-            calibration=load(statistics) if statistics else None,
-            calibration_name=statistics.stem if statistics else None,
-            device=host.device(),
-            overwrite=overwrite,
-            progress=_progress(node_id),
-            cancelled=host.cancelled,
-        )
-    except (Cancelled, host.Interrupted):
-        host.show_text(node_id, f"{target.name}: cancelled, nothing was written.")
-        host.raise_if_cancelled()
-        raise
-    report.write(report_stem(target))
+def _job(name: str, inputs: dict[str, Any]) -> converting.Job:
+    """The files and options behind the widgets' values."""
+    host.require_nvfp4_loader()
+    path = checkpoints.source_path(inputs["source"])
+    calibration = None if inputs["calibration"] == host.NONE else inputs["calibration"]
+    all_in_one = inputs["layout"] != "diffusion-model" and converting.is_all_in_one(path)
+    return converting.Job(
+        source=path,
+        target=checkpoints.output_path(name, all_in_one=all_in_one),
+        options=Options(
+            recipe=_recipe(inputs["recipe"]),
+            rounding=inputs["rounding"],
+            input_scale=inputs["input_scale"],
+            layout=inputs["layout"],
+            text_encoder=inputs["text_encoder"],
+        ),
+        statistics=CALIBRATIONS.existing(calibration) if calibration is not None else None,
+        calibration=calibration,
+        overwrite=inputs["overwrite"],
+        inputs=inputs,
+    )
 
 
-def is_all_in_one(path: Path) -> bool:
-    """Whether a file holds a text encoder, a VAE or anything else beside the diffusion model."""
-    with open_source(path) as opened:
-        prefix = detect_family(opened.tensors).prefix
-        return any(component(name, prefix) != "diffusion_model" for name in opened.tensors)
+def _recipe(recipe: str) -> str | Recipe | None:
+    """What the options take: None for the family's own, a built-in one by its name, one of the user's whole."""
+    if recipe == AUTO:
+        return None
+    found = recipes.read(recipe)
+    return found if recipe.startswith(recipes.MINE) else recipe
 
 
 def _listed(choices: Mapping[str, str]) -> str:
@@ -207,21 +204,6 @@ def _idle(name: str, source: str) -> str:
     if there is None:
         return idle_text(source, exists=False)
     return earlier.text_of(there) or idle_text(there.name, exists=True)
-
-
-def _progress(node_id: str) -> Callable[[int, int, str], None]:
-    bar = host.progress_bar(node_id)
-    next_text = 0.0
-
-    def update(done: int, total: int, label: str) -> None:
-        nonlocal next_text
-        bar(done, total)
-        now = time.monotonic()
-        if now >= next_text:
-            next_text = now + STATUS_SECONDS
-            host.show_text(node_id, f"{done / max(total, 1):.0%} {label}")
-
-    return update
 
 
 def _shown(text: str) -> io.NodeOutput:

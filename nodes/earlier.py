@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def text_of(output: Path) -> str | None:
         return None
 
 
-def is_current(output: Path, source: Path, calibration: Path | None, options: Options) -> bool:
+def is_current(output: Path, source: Path, statistics: Path | None, calibration: str | None, options: Options) -> bool:
     """Whether this file came from this source, these statistics and these options, and is newer than both.
 
     Times of change stand in for contents: hashing 30 GB would take longer than converting them.
@@ -47,10 +46,10 @@ def is_current(output: Path, source: Path, calibration: Path | None, options: Op
     if not isinstance(plan, dict) or not output.is_file():
         return False
     made = output.stat().st_mtime_ns
-    inputs = [source] if calibration is None else [source, calibration]
+    inputs = [source] if statistics is None else [source, statistics]
     return (
-        plan.get("options") == asdict(options)
+        plan.get("options") == options.to_json()
         and plan.get("source") == source.name
-        and plan.get("calibration") == (calibration.stem if calibration else None)
+        and plan.get("calibration") == calibration
         and all(path.stat().st_mtime_ns <= made for path in inputs)
     )

@@ -22,6 +22,8 @@ log = logging.getLogger("nvfp4_studio")
 STATUS_EVENT = "nvfp4_studio.status"
 STATUS_OUTPUT = "nvfp4_status"
 REFRESH_EVENT = "nvfp4_studio.refresh"
+CONVERSION_EVENT = "nvfp4_studio.conversion"
+CALIBRATION_EVENT = "nvfp4_studio.calibration"
 NONE = "none"
 
 
@@ -106,15 +108,28 @@ def progress_bar(node_id: str) -> Callable[[int, int], None]:
     return update
 
 
+def queued_prompts() -> list[tuple[Any, ...]]:
+    """ComfyUI's queue in the order in which it runs, what runs now first: (number, prompt id, prompt, extra, outputs, …)."""
+    server: Any = getattr(PromptServer, "instance", None)
+    if server is None:
+        return []
+    running, waiting = server.prompt_queue.get_current_queue_volatile()
+    return [*running, *sorted(waiting, key=lambda item: item[0])]
+
+
+def send(event: str, data: dict[str, Any]) -> None:
+    """Send an event to every open browser."""
+    server: Any = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_sync(event, data)
+
+
 def show_text(node_id: str | None, text: str) -> None:
     """Put a line of text on the node in every open browser, at once; ``web/nvfp4_studio.js`` draws it."""
-    server: Any = getattr(PromptServer, "instance", None)
-    if node_id is not None and server is not None:
-        server.send_sync(STATUS_EVENT, {"node": node_id, "text": text})
+    if node_id is not None:
+        send(STATUS_EVENT, {"node": node_id, "text": text})
 
 
 def refresh_lists() -> None:
     """Tell every open browser that there is a new file, so that its lists show it without pressing R."""
-    server: Any = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.send_sync(REFRESH_EVENT, {})
+    send(REFRESH_EVENT, {})

@@ -61,13 +61,15 @@ def folders(start_server: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     shutil.rmtree(server.base / "models")
 
 
-def press(server: Any, name: str) -> tuple[int, Any]:
+INPUTS = {
+    "source": "diffusion_models/large-kept.safetensors", "calibration": "none", "recipe": "weight-only",
+    "input_scale": "p99.9", "rounding": "four-over-six", "layout": "source", "overwrite": False, "text_encoder": "keep",
+}  # fmt: skip
+
+
+def press(server: Any, name: str, asked: dict[str, Any] | None = None) -> tuple[int, Any]:
     """The prompt that the button queues."""
-    inputs = {
-        "source": "diffusion_models/large-kept.safetensors", "calibration": "none", "recipe": "weight-only",
-        "input_scale": "p99.9", "rounding": "four-over-six", "layout": "source", "output_name": name,
-        "overwrite": False, "conversion_token": server.token(NODE),
-    }  # fmt: skip
+    inputs = {**(asked or {**INPUTS, "output_name": name}), "conversion_token": server.token(NODE)}
     answer: tuple[int, Any] = server.queue({NODE: {"class_type": "NVFP4Convert", "inputs": inputs}}, targets=[NODE])
     return answer
 
@@ -116,8 +118,13 @@ def test_a_killed_server_goes_on_after_its_restart(folders: dict[str, Any]) -> N
     again = folders["server"] = folders["start"]()
     assert "killed.safetensors" not in again.options("UNETLoader", "unet_name")
     already = written_by(again)
-    answer = press(again, "killed")
+    (left,) = again.request("/nvfp4_studio/conversions")[1]["interrupted"]
+    assert left["id"] == "diffusion_models/killed.safetensors" and left["source"] == INPUTS["source"]
+    assert 256 << 20 <= left["done"] <= left["total"] == temporary.stat().st_size
+    assert left["options"] == {**INPUTS, "output_name": "killed"}
+    answer = press(again, "killed", left["options"])
     wait_for(again, lambda: lines(journal)[1:2] not in ([], [{}]))  # the killed run's began with nothing
+    assert again.request("/nvfp4_studio/conversions")[1]["interrupted"] == []
     assert set(lines(journal)[1]) == finished
     entry = again.finish(answer)
     assert entry["status"]["status_str"] == "success", entry["status"]
