@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from .choices import choices_of
 from .document import from_json, load, save
+from .identity import source_fingerprint
+from .influence import Prober, load_influence, save_influence
+from .measuring import measure_and_save, measure_sensitivity
 from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
+from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 
-__all__ = ["KEEP", "Choice", "LayerSensitivity", "Outcome", "Sensitivity", "decibels", "from_json", "load", "save"]
+__all__ = [
+    "DEFAULT_WEIGHTING",
+    "KEEP",
+    "WEIGHTINGS",
+    "Choice",
+    "LayerSensitivity",
+    "Outcome",
+    "Prober",
+    "Sensitivity",
+    "choices_of",
+    "decibels",
+    "from_json",
+    "load",
+    "load_influence",
+    "measure_and_save",
+    "measure_sensitivity",
+    "save",
+    "save_influence",
+    "source_fingerprint",
+]
