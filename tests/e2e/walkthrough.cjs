@@ -83,6 +83,24 @@ function workflowBox() {
   return { x, y, width: (right - left) * scale + 16, height: (bottom - top) * scale + 16 };
 }
 
+/** One node, large, for its help page. */
+async function picture(page, id, file) {
+  const clip = await page.evaluate((key) => {
+    const { canvas, rootGraph } = window.app;
+    const node = rootGraph.getNodeById(key);
+    const [x, y, width, height] = node.boundingRect;
+    canvas.ds.scale = Math.min(1.5, 800 / height);
+    canvas.ds.offset = [100 / canvas.ds.scale - x, 150 / canvas.ds.scale - y];
+    canvas.draw(true, true);
+    const box = canvas.canvas.getBoundingClientRect();
+    const place = (value, axis) => (value + canvas.ds.offset[axis]) * canvas.ds.scale;
+    const size = (length) => (length + 20) * canvas.ds.scale;
+    return { x: place(x - 10, 0) + box.left, y: place(y - 10, 1) + box.top, width: size(width), height: size(height) };
+  }, id);
+  await page.waitForTimeout(500);
+  await page.screenshot({ path: file, clip });
+}
+
 function addFromMenu(id) {
   const { app } = window;
   const loader = app.rootGraph.getNodeById(id);
@@ -151,6 +169,7 @@ async function visit(page, errors) {
   await page.waitForTimeout(2500);
   await fit(page);
   await page.screenshot({ path: request.screenshot, clip: await page.evaluate(workflowBox) });
+  for (const [name, id] of Object.entries(request.pictures ?? {})) await picture(page, NODE[id], name);
   const saved = await page.evaluate(() => JSON.stringify(window.app.rootGraph.serialize()));
   const visible = request.vue ? await page.locator(".nvfp4-status", { hasText: "dB SQNR" }).isVisible() : true;
   const values = JSON.parse(saved).nodes.find((n) => n.id === NODE.convert).widgets_values;

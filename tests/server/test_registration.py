@@ -19,6 +19,12 @@ def info(classic_server: Any) -> dict[str, Any]:
     return answer
 
 
+def test_these_are_all_the_nodes_and_all_have_texts(info: dict[str, Any]) -> None:
+    mine = {name for name, found in info.items() if found["python_module"] == "custom_nodes.nvfp4-studio"}
+    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+    assert mine == set(NODES) == set(texts)
+
+
 @pytest.mark.parametrize("node", NODES)
 def test_every_node_is_registered_and_explains_itself(info: dict[str, Any], node: str) -> None:
     found = info[node]
@@ -26,7 +32,7 @@ def test_every_node_is_registered_and_explains_itself(info: dict[str, Any], node
     inputs = {**found["input"].get("required", {}), **found["input"].get("optional", {})}
     without = [name for name, spec in inputs.items() if not (len(spec) > 1 and spec[1].get("tooltip"))]
     assert inputs and without == []
-    assert (ROOT / "web" / "docs" / f"{node}.md").is_file()
+    assert found["output_tooltips"] == [] or all(found["output_tooltips"])
 
 
 @pytest.mark.parametrize("node", NODES)
