@@ -28,7 +28,13 @@ def walk(
     server = start_server("--cache-classic", settings=settings)
     shot = Path(os.environ.get("NVFP4_SCREENSHOTS") or tmp_path_factory.mktemp("shots")) / f"{request.param}.png"
     pictures = {} if vue else {str(shot.with_name(f"{node}.png")): node for node in ("calibrate", "convert")}
-    asked = {"url": server.url, "vue": vue, "checkpoint": "aio.safetensors", "screenshot": str(shot), "pictures": pictures}
+    asked = {
+        "url": server.url,
+        "vue": vue,
+        "checkpoint": "aio.safetensors",
+        "screenshot": str(shot),
+        "pictures": pictures,
+    }
     try:
         done = subprocess.run(
             [browser["node"], str(SCRIPT), json.dumps({**asked, "chromium": browser["chromium"]})],
