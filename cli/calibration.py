@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .options import read_calibration
-from .text import table
+from .text import words
 
 if TYPE_CHECKING:
     from ..calibration import Calibration, Section
@@ -121,7 +121,7 @@ def _tell(
     if arguments.json:
         print(json.dumps(content(), indent=1, allow_nan=False))
         return
-    print("\n\n".join(_words(section, first=section is sections[0]) for section in sections))
+    print(words(sections))
 
 
 def _named(path: str | None, suffix: str) -> Path | None:
@@ -131,12 +131,6 @@ def _named(path: str | None, suffix: str) -> Path | None:
     if path is not None and not path.lower().endswith(suffix):
         raise CalibrationError(f"The file {path} must end in {suffix}.")
     return Path(path) if path is not None else None
-
-
-def _words(section: Section, *, first: bool) -> str:
-    title = [] if first else [section.title.upper()]
-    rows = [table(section.head, section.rows)] if section.rows else []
-    return "\n".join([*title, *section.lines, *rows])
 
 
 def _merge(arguments: argparse.Namespace) -> int:

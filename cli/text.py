@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..calibration import Section
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -47,3 +51,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join(line(row) for row in (list(head), *cells))
+
+
+def words(sections: Sequence[Section]) -> str:
+    """A report for a terminal: sentences and columns; the first section goes without its title."""
+    return "\n\n".join(_section(section, first=section is sections[0]) for section in sections)
+
+
+def _section(section: Section, *, first: bool) -> str:
+    title = [] if first else [section.title.upper()]
+    rows = [table(section.head, section.rows)] if section.rows else []
+    return "\n".join([*title, *section.lines, *rows])

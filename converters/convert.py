@@ -69,7 +69,7 @@ def convert(
         raise ConversionError(f"The output {str(target)!r} is no file name; choose another.")
     if target.suffix != ".safetensors":
         raise ConversionError(f"The output {target.name} must end in .safetensors, which ComfyUI's loaders list.")
-    chosen = _device(device)
+    chosen = chosen_device(device)
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise ConversionError(f"{workers} threads cannot convert; choose 1 or more.")
@@ -153,7 +153,7 @@ def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) ->
     return decided.hexdigest()
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
     if name not in ("auto", "cuda", "cpu"):
         raise ConversionError(f"There is no device {name!r}; choose auto, cuda or cpu.")
     if name == "auto":

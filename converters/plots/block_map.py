@@ -51,11 +51,11 @@ Table = tuple[list[tuple[str, list[Value | None]]], list[str], int]
 
 def format_map(title: str, layers: Sequence[tuple[str, str]]) -> Picture:
     """The stored format of each layer, from (layer's name, ComfyUI's name of the format)."""
-    rows, columns, outside = _table(layers)
+    rows, columns, outside = layer_table(layers)
     used = {name for _, cells in rows for name in cells if name is not None}
     known = [name for name in FORMAT_COLOURS if name in used] + sorted(used - FORMAT_COLOURS.keys())
     top = MARGIN + 88
-    image, draw = blank(title, top + ROW * len(rows) + 58, note=_note(rows, outside))
+    image, draw = blank(title, top + ROW * len(rows) + 58, note=map_note(rows, outside))
     legend(draw, [(name, FORMAT_COLOURS.get(name, OTHER)) for name in known], MARGIN, MARGIN + 54)
     left = MARGIN + min(LABELS, max((text_width(label) for label, _ in rows), default=0)) + 10
     wide = (WIDTH - MARGIN - left) / max(1, len(columns))
@@ -75,7 +75,7 @@ def format_map(title: str, layers: Sequence[tuple[str, str]]) -> Picture:
 
 def error_map(title: str, layers: Sequence[tuple[str, float | None]]) -> Picture:
     """The error of each layer, from (layer's name, SQNR in dB or None where nothing changed)."""
-    rows, columns, outside = _table(layers)
+    rows, columns, outside = layer_table(layers)
     key = Key(
         "SQNR in dB, higher is closer",
         lambda db: (db - WORST_DB) / (BEST_DB - WORST_DB),
@@ -83,7 +83,7 @@ def error_map(title: str, layers: Sequence[tuple[str, float | None]]) -> Picture
         tuple(((db - WORST_DB) / (BEST_DB - WORST_DB), f"{db:.0f}") for db in (10.0, 20.0, 30.0, 40.0)),
         nothing="unchanged, or no such layer",
     )
-    return heat_map(title, _note(rows, outside), rows, columns, "block", key)
+    return heat_map(title, map_note(rows, outside), rows, columns, "block", key)
 
 
 def block_map(layers: Sequence[tuple[str, str, float | None]]) -> Picture:
@@ -96,7 +96,7 @@ def block_map(layers: Sequence[tuple[str, str, float | None]]) -> Picture:
     )
 
 
-def _table(layers: Sequence[tuple[str, Value | None]]) -> Table[Value]:
+def layer_table(layers: Sequence[tuple[str, Value | None]]) -> Table[Value]:
     """Rows of types, columns of blocks, and how many layers are in no block. Names with a common prefix lose it."""
     placed: dict[str, dict[int, Value | None]] = {}
     outside = 0
@@ -126,6 +126,6 @@ def _common(kinds: list[str]) -> str:
     return "".join(f"{part}." for part in shared)
 
 
-def _note(rows: Sequence[tuple[str, Sequence[object]]], outside: int) -> str:
+def map_note(rows: Sequence[tuple[str, Sequence[object]]], outside: int) -> str:
     shown = sum(cell is not None for _, cells in rows for cell in cells)
     return f"{shown} layers in blocks" + (f"; {outside} outside of them are not shown" if outside else "")
