@@ -82,5 +82,5 @@ def file_below(folder: str | Path, name: str, what: str, suffix: str = SUFFIX) -
     root = Path(folder)
     path = root.joinpath(*parts[:-1], last + suffix)
     if not path.parent.resolve().is_relative_to(root.resolve()):
-        raise InvalidName(f"The {what} {name!r} leads out of {root}: use a plain name such as my-model.")
+        raise InvalidName(f"The {what} {name!r} leads out of its folder: use a plain name such as my-model.")
     return path

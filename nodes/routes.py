@@ -18,7 +18,7 @@ from .gate import gate
 from .guard import MAX_BODY, Handler, Refused, guarded, json_object
 from .library import CALIBRATIONS
 from .studio import asked as plans
-from .studio import calibrations, planning, saved_recipes, sensitivities, sources
+from .studio import calibrations, conversions, interrupted, planning, results, saved_recipes, sensitivities, sources
 from .studio.fields import name_in
 
 PREFIX = "/nvfp4_studio/"
@@ -32,6 +32,9 @@ READ: Mapping[str, Answer] = {
     "calibrations": calibrations.listed,
     "calibration_plot": calibrations.plot,
     "recipes": saved_recipes.listed,
+    "conversions": conversions.listed,
+    "results": results.listed,
+    "result_plot": results.plot,
     "sensitivities": sensitivities.listed,
 }
 ASKED: Mapping[str, tuple[Answer, int]] = {
@@ -42,6 +45,9 @@ ASKED: Mapping[str, tuple[Answer, int]] = {
     "plan": (planning.planned, plans.MAX_BODY),
     "recipes/save": (saved_recipes.saved, plans.MAX_BODY),
     "recipes/delete": (saved_recipes.deleted, MAX_BODY),
+    "conversions/discard": (interrupted.discarded, MAX_BODY),
+    "result": (results.described, MAX_BODY),
+    "results/delete": (results.deleted, MAX_BODY),
 }
 """Path -> function and the most bytes that its body may have."""
 

@@ -48,7 +48,7 @@ def asked(body: Mapping[str, Any]) -> Asked:
         rounding=choice_in(body, "rounding", ROUNDINGS, DEFAULT_ROUNDING),
         layout=choice_in(body, "layout", LAYOUTS, LAYOUTS[0]),
         text_encoder=choice_in(body, "text_encoder", TEXT_ENCODER_CHOICES, "keep"),
-        pins=_pins(body.get("pins") or {}),
+        pins=_pins(body.get("pins")),
         budget=budget.strip() or None if budget is not None else None,
         sensitivity=optional_name(body, "sensitivity"),
         kernels=optional_name(body, "kernels"),
@@ -56,6 +56,8 @@ def asked(body: Mapping[str, Any]) -> Asked:
 
 
 def _pins(pins: Any) -> Mapping[str, str | None]:
+    if pins is None:
+        return {}
     if not isinstance(pins, dict):
         raise Refused(400, '"pins" must map layers to policies.')
     for module, policy in pins.items():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -190,3 +194,311 @@ def test_pins_are_planned_saved_and_converted_from(server: Any) -> None:
 def test_a_plan_that_cannot_be_is_one_sentence(server: Any, fields: dict[str, Any], said: str) -> None:
     status, answer = server.request("/nvfp4_studio/plan", {"source": FLUX, **fields})
     assert status in (400, 404) and said in answer["error"] and str(server.base) not in answer["error"]
+
+
+# Step 4: conversions
+
+
+def press(server: Any, name: str, **inputs: Any) -> tuple[int, Any]:
+    """The prompt that the page queues."""
+    asked = {
+        "source": "diffusion_models/large.safetensors", "calibration": "none", "recipe": "weight-only",
+        "input_scale": "p99.9", "rounding": "auto", "layout": "source", "output_name": name, "overwrite": False,
+        "conversion_token": server.token("5"), **inputs,
+    }  # fmt: skip
+    answer: tuple[int, Any] = server.queue({"5": {"class_type": "NVFP4Convert", "inputs": asked}}, targets=["5"])
+    return answer
+
+
+def wait_for(server: Any, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The conversions once they fulfil a condition."""
+    end = time.monotonic() + 60
+    while not condition(found := get(server, "conversions")):
+        assert time.monotonic() < end, server.tail()
+        time.sleep(0.02)
+    return dict(found)
+
+
+def test_running_waiting_cancelled_and_failed_conversions_are_told(server: Any) -> None:
+    first, second = press(server, "first"), press(server, "second")
+    third = press(server, "third", calibration="absent")
+    ids = [answer[1]["prompt_id"] for answer in (first, second, third)]
+    found = wait_for(server, lambda now: any(entry["total"] for entry in now["running"]))
+    (running,) = found["running"]
+    assert running["prompt_id"] == ids[0] and running["node"] == "5"
+    assert running["source"] == "diffusion_models/large.safetensors"
+    assert running["target"] == "diffusion_models/first.safetensors" and 0 <= running["done"] <= running["total"]
+    assert [entry["prompt_id"] for entry in found["queued"]] == ids[1:] and found["interrupted"] == []
+    server.request("/interrupt", {"prompt_id": ids[0]})
+    server.finish(third)
+    ended = {entry["prompt_id"]: entry for entry in get(server, "conversions")["finished"]}
+    assert ended[ids[0]]["cancelled"] and ended[ids[0]]["error"] is None
+    assert ended[ids[1]]["error"] is None and not ended[ids[1]]["cancelled"]
+    assert "There is no calibration 'absent'" in ended[ids[2]]["error"]
+    output = server.base / "output" / "diffusion_models"
+    assert not (output / "first.safetensors").exists() and (output / "second.safetensors").exists()
+    assert list(output.glob(".*")) == []
+
+
+def test_a_recipe_of_ones_own_is_offered_by_the_node_and_converted_with(server: Any) -> None:
+    module = next(
+        layer["module"] for layer in post(server, "plan", source=FLUX)["layers"] if layer["format"] == "nvfp4"
+    )
+    post(server, "recipes/save", name="mine", plan={"source": FLUX, "pins": {module: "mxfp8"}})
+    assert "my/mine" in server.options("NVFP4Convert", "recipe")
+    entry = server.finish(press(server, "with-mine", source=FLUX, recipe="my/mine"))
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    with open_source(server.base / "output" / "diffusion_models" / "with-mine.safetensors") as written:
+        formats = {layer.name: layer.format for layer in recognise(written).layers.values()}
+    assert formats[module] == "mxfp8" and "nvfp4" in formats.values()
+
+
+def test_leftovers_are_listed_and_discarded(server: Any) -> None:
+    output = server.base / "output" / "checkpoints" / "sub"
+    output.mkdir(parents=True)
+    left = {
+        output / ".x.safetensors.part": bytes(1000),
+        output / ".x.safetensors.journal": b'"print"\n{"a": [[0, 10, 7]]}\n',
+    }
+    for path, data in left.items():
+        path.write_bytes(data)
+    (found,) = get(server, "conversions")["interrupted"]
+    assert found["id"] == "checkpoints/sub/x.safetensors" and (found["done"], found["total"]) == (10, 1000)
+    assert found["options"] is None
+    assert post(server, "conversions/discard", id=found["id"]) == {"deleted": found["id"]}
+    assert list(output.iterdir()) == []
+    assert server.request("/nvfp4_studio/conversions/discard", {"id": found["id"]})[0] in (400, 404)
+
+
+# Step 5: results
+
+
+def converted(server: Any, name: str, **inputs: Any) -> str:
+    """The id of a file converted by the node."""
+    entry = server.finish(press(server, name, source=FLUX, **inputs))
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    return f"diffusion_models/{name}.safetensors"
+
+
+def test_results_are_listed_reported_drawn_and_deleted(server: Any) -> None:
+    kept, gone = converted(server, "kept"), converted(server, "gone")
+    found = {entry["id"]: entry for entry in get(server, "results")["results"]}
+    assert {kept, gone} <= found.keys() and FLUX not in found
+    entry = found[kept]
+    assert entry["source"] == "flux.safetensors" and entry["family"] == "flux" and entry["formats"]["nvfp4"] > 0
+    assert entry["mean_sqnr_db"] > 15 and entry["worst_layer"]
+    report = post(server, "result", id=kept)
+    assert report["loader"] == {"class_type": "UNETLoader", "widget": "unet_name", "value": "kept.safetensors"}
+    assert report["loader"]["value"] in server.options("UNETLoader", "unet_name")
+    assert report["problems"] == [] and len(report["plan"]["layers"]) > 10 and {"map", "size"} <= set(report["plots"])
+    for name in report["plots"]:
+        assert picture(server, f"result_plot?id={kept}&name={name}")[1:2] == ("image/png",)
+    output = server.base / "output" / "diffusion_models"
+    (output / "kept.report-map.png").unlink()
+    assert picture(server, f"result_plot?id={kept}&name=map")[2][:4] == b"\x89PNG"
+    assert post(server, "results/delete", id=gone) == {"deleted": gone}
+    assert [path.name for path in output.iterdir() if path.name.startswith("gone")] == []
+    assert gone not in [entry["id"] for entry in get(server, "results")["results"]]
+    assert "gone.safetensors" not in server.options("UNETLoader", "unet_name")
+    assert server.request("/nvfp4_studio/result", {"id": gone})[0] == 404
+
+
+def test_a_result_without_its_report_is_still_told_and_usable(server: Any) -> None:
+    result = converted(server, "lonely")
+    for extra in (server.base / "output" / "diffusion_models").glob("lonely.report*"):
+        extra.unlink()
+    report = post(server, "result", id=result)
+    assert report["loader"]["value"] == "lonely.safetensors" and "missing" in report["plan"]["warnings"][0]
+    assert report["summary"]["output_bytes"] > 0 and report["plots"] == []
+    assert server.request(f"/nvfp4_studio/result_plot?id={result}&name=map")[0] == 404
+
+
+# What nobody may do
+
+HOSTILE = [
+    "..",
+    "../secret.safetensors",
+    "..%2Fsecret.safetensors",
+    "sub/../../../secret.safetensors",
+    "..\\..\\secret.safetensors",
+    "/etc/passwd",
+    "//host/share/x.safetensors",
+    "\\\\host\\share\\x.safetensors",
+    "\\\\?\\C:\\x.safetensors",
+    "C:\\x.safetensors",
+    "nul",
+    "COM1.safetensors",
+    "file-link.safetensors",
+    "folder-link/far.safetensors",
+    "kept.safetensors:stream",
+    "kept\0.safetensors",
+    "ke\npt.safetensors",
+    "kept.safetensors.",
+    "",
+    "x" * 201,
+    "\U0001f98a" * 150 + ".safetensors",
+    "\ud800.safetensors",
+]
+BY_ID = ("source", "conversions/discard", "result", "results/delete", "recipes/delete")
+BY_NAME = ("calibration", "calibrations/delete")
+
+
+@pytest.fixture(scope="module")
+def outside(server: Any) -> Iterator[dict[Path, bytes]]:
+    """Files that nobody may read or delete, with links to them in every folder, and a result that stays."""
+    far = server.base / "outside"
+    far.mkdir()
+    result = server.base / "output" / converted(server, "guarded")
+    calibrate(server, "seen")
+    files = [
+        far / "far.safetensors",
+        far / "far.json",
+        server.base / "secret.safetensors",
+        server.base / "models" / "secret.json",
+    ]
+    for path in files:
+        path.write_bytes(result.read_bytes())
+    for folder in (
+        "models/diffusion_models",
+        "models/nvfp4_calibration",
+        "models/nvfp4_recipes",
+        "output/diffusion_models",
+    ):
+        (server.base / folder).mkdir(exist_ok=True)
+        (server.base / folder / "file-link.safetensors").symlink_to(files[0])
+        (server.base / folder / "file-link.json").symlink_to(files[1])
+        (server.base / folder / "folder-link").symlink_to(far, target_is_directory=True)
+    kept = [*files, result, server.base / "models" / FLUX, server.base / "models/nvfp4_calibration/seen.safetensors"]
+    yield {path: path.read_bytes() for path in kept}
+    for folder in (
+        "models/diffusion_models",
+        "models/nvfp4_calibration",
+        "models/nvfp4_recipes",
+        "output/diffusion_models",
+    ):
+        for name in ("file-link.safetensors", "file-link.json", "folder-link"):
+            (server.base / folder / name).unlink()
+
+
+def ids(name: str) -> list[str]:
+    return [name, f"diffusion_models/{name}", f"checkpoints/{name}", f"my/{name.removesuffix('.safetensors')}"]
+
+
+def untouched(outside: dict[Path, bytes]) -> bool:
+    return all(path.read_bytes() == data for path, data in outside.items())
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_outside_is_named_read_or_deleted(server: Any, outside: dict[Path, bytes], name: str) -> None:
+    bodies = [(path, {"id": identity}) for path in BY_ID for identity in ids(name)]
+    bodies += [(path, {"name": name.removesuffix(".safetensors")}) for path in BY_NAME]
+    bodies += [("plan", {"source": identity}) for identity in ids(name)]
+    bodies += [("plan", {"source": FLUX, field: name}) for field in ("recipe", "calibration", "sensitivity") if name]
+    bodies += [("calibrations/merge", {"names": ["seen", name], "into": "new"})]
+    for path, body in bodies:
+        status, answer = server.request(f"/nvfp4_studio/{path}", body)
+        assert 400 <= status < 500 and set(answer) == {"error"}, (path, body, answer)
+        assert str(server.base) not in answer["error"], (path, body, answer)
+    for query in (
+        f"calibration_plot?name={quote(name, errors='replace')}",
+        *(f"result_plot?id={quote(id, errors='replace')}&name=map" for id in ids(name)),
+    ):
+        assert 400 <= server.request(f"/nvfp4_studio/{query}")[0] < 500, query
+    assert untouched(outside)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in HOSTILE if name not in ("..%2Fsecret.safetensors", "file-link.safetensors")]
+)
+def test_nothing_outside_is_written(server: Any, outside: dict[Path, bytes], name: str) -> None:
+    before = sorted(path for path in server.base.rglob("*.json")) + sorted(server.base.rglob("*.safetensors"))
+    for path, body in (
+        ("recipes/save", {"name": name, "plan": {"source": FLUX}}),
+        ("recipes/save", {"name": name, "plan": {"source": FLUX}, "overwrite": True}),
+        ("calibrations/merge", {"names": ["seen", "one"], "into": name}),
+    ):
+        assert 400 <= server.request(f"/nvfp4_studio/{path}", body)[0] < 500, (path, body)
+    assert sorted(path for path in server.base.rglob("*.json")) + sorted(server.base.rglob("*.safetensors")) == before
+    assert untouched(outside)
+
+
+def test_a_link_is_never_written_through(server: Any, outside: dict[Path, bytes]) -> None:
+    body = {"name": "file-link", "plan": {"source": FLUX}, "overwrite": True}
+    assert server.request("/nvfp4_studio/recipes/save", body)[0] in (400, 404)
+    assert untouched(outside)
+
+
+def test_files_that_this_pack_did_not_convert_are_no_results(server: Any, outside: dict[Path, bytes]) -> None:
+    foreign = server.base / "output" / "diffusion_models" / "foreign.safetensors"
+    foreign.write_bytes((server.base / "models" / FLUX).read_bytes())
+    for path in ("result", "results/delete"):
+        assert server.request(f"/nvfp4_studio/{path}", {"id": "diffusion_models/foreign.safetensors"})[0] == 404
+        assert server.request(f"/nvfp4_studio/{path}", {"id": FLUX})[0] == 404
+    assert foreign.exists() and untouched(outside)
+    foreign.unlink()
+
+
+POSTS = (*BY_ID, *BY_NAME, "plan", "recipes/save", "calibrations/merge")
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_malformed_bodies_are_refused(server: Any, outside: dict[Path, bytes], path: str) -> None:
+    good = json.dumps({"id": "diffusion_models/guarded.safetensors", "name": "seen", "source": FLUX}).encode()
+    for body, kind, wanted in (
+        (good, "text/plain", {415}),
+        (good, "application/x-www-form-urlencoded", {415}),
+        (good, "multipart/form-data; boundary=x", {415}),
+        (b"{", "application/json", {400}),
+        (b"[]", "application/json", {400}),
+        (b"\xff\xfe", "application/json", {400}),
+        (b"[" * 4000, "application/json", {400}),
+        (b"{}", "application/json", {400}),
+        (b'{"id": 7, "name": {}, "source": []}', "application/json", {400}),
+        (b'{"id": "' + b"x" * 100_000 + b'"}', "application/json", {413}),
+    ):
+        status, answer = server.request(f"/nvfp4_studio/{path}", body, kind)
+        assert status in wanted and set(answer) == {"error"}, (body[:40], kind, answer)
+    assert server.request(f"/nvfp4_studio/{path}")[0] in (404, 405)
+    assert untouched(outside)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_pages_of_other_sites_are_refused(server: Any, outside: dict[Path, bytes], headers: dict[str, str]) -> None:
+    bodies = {"id": "diffusion_models/guarded.safetensors", "name": "seen", "source": FLUX}
+    for path in ("sources", "recipes", "conversions", "results", "sensitivities", "calibrations", *POSTS):
+        data = json.dumps(bodies).encode() if path in POSTS else None
+        kind = {"Content-Type": "application/json"} if data else {}
+        request = urllib.request.Request(f"{server.url}/nvfp4_studio/{path}", data=data, headers={**kind, **headers})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 403, path
+    assert untouched(outside)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pins": []},
+        {"pins": {"x": 7}},
+        {"pins": {"": "keep"}},
+        {"pins": {"x" * 2000: "keep"}},
+        {"budget": 7},
+        {"budget": "size<=" + "9" * 200},
+        {"input_scale": ["p99.9"]},
+        {"layout": {"a": 1}},
+        {"calibration": 7},
+        {"sensitivity": [1]},
+        {"recipe": {"rules": []}},
+    ],
+)
+def test_odd_fields_of_a_plan_are_refused(server: Any, fields: dict[str, Any]) -> None:
+    status, answer = server.request("/nvfp4_studio/plan", {"source": FLUX, **fields})
+    assert status == 400 and set(answer) == {"error"}
