@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import __version__
-from . import bench, calibrate, calibration, convert, demo, inspect, plan, recipes, verify
+from . import bench, calibrate, calibration, card, convert, demo, inspect, plan, recipes, verify
 from .interrupt import Interrupted
 
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -41,6 +41,7 @@ VERBS = {
     "calibration": Verb(
         "show, compare, merge, import or export calibrations", calibration.add_arguments, calibration.run
     ),
+    "card": Verb("a page about a converted model, to put beside it", card.add_arguments, card.run),
     "bench": Verb("compare models on a ComfyUI server, in time and pictures", bench.add_arguments, bench.run),
     "recipes": Verb("list the built-in recipes", recipes.add_arguments, recipes.run),
     "demo": Verb("the whole job on a small model of its own", demo.add_arguments, demo.run),

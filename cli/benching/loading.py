@@ -80,12 +80,7 @@ def prepare_loading(
     found = [_place(graph, root, [given[index] for given in files]) for index, root in enumerate(roots)]
     spelled = [tuple(names[index] for _, names in found) for index in range(len(models))]
     factors = find_factors(graph)
-    fresh = _below(graph, _changing(factors))
-    if not fresh:
-        raise RequestError(
-            "Neither a prompt nor a seed of this workflow can be changed, so every picture would be the same: "
-            f"{factors.absent[PROMPT]}, {factors.absent[SEED]}."
-        )
+    fresh = _fresh(graph, factors)
     for node in graph.prompt.values():
         if node["class_type"] == SAVE:
             node["class_type"] = PREVIEW
@@ -96,9 +91,16 @@ def prepare_loading(
     return Loading(graph.prompt, places, titles, factors, varied, fresh), spelled
 
 
-def _changing(found: Found) -> list[str]:
-    """The nodes of the seeds, which differ in every picture; of the prompts where there is no seed."""
-    return [node for node, _ in found.places[SEED] or found.places[PROMPT]]
+def _fresh(graph: Graph, found: Found) -> frozenset[str]:
+    """All that a seed flows into, or a prompt where no seed leads to an output: it is new in every generation."""
+    for factor in (SEED, PROMPT):
+        below = _below(graph, [node for node, _ in found.places[factor]])
+        if any(graph.classes[graph.class_of(node)].get("output_node") for node in below):
+            return below
+    raise RequestError(
+        "No seed and no prompt of this workflow leads to one of its outputs, so every picture would be the same: connect a "
+        "sampler with a seed of its own to a node that saves or shows pictures."
+    )
 
 
 def _files_of(model: str, loaders: int) -> list[str]:

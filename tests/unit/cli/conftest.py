@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from nvfp4_studio.calibration import Calibration, LayerObserver, observe, save
+from nvfp4_studio.cli.benching.hardware import described_hardware
+from nvfp4_studio.cli.benching.journal import Journal
+from nvfp4_studio.cli.benching.output import write_outputs
+from nvfp4_studio.cli.benching.result import make_result
+from nvfp4_studio.cli.benching.schedule import make_schedule
 from nvfp4_studio.cli.main import main
+from nvfp4_studio.cli.servers.prompts import Prompt
 
 WIDTH = 256
 BLOCKS = 8
@@ -75,3 +83,52 @@ def calibration(tmp_path: Path) -> Path:
     path = tmp_path / "calibration.safetensors"
     save(calibration_for(layer_names()), path)
     return path
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison of two models in a folder, as `nvfp4-studio bench` leaves it."""
+
+    folder: Path
+    result: dict[str, Any]
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Callable[..., Comparison]:
+    """Make one for models of these names: four pictures each, the second model's off by a little, its third failed."""
+
+    def make(*models: str) -> Comparison:
+        folder = tmp_path / "bench"
+        schedule = make_schedule(4, len(models), 3, [Prompt(f"prompt {number}", "own") for number in range(4)], block=2)
+        generator = torch.Generator().manual_seed(0)
+        first = torch.randint(40, 200, (4, 24, 32, 3), generator=generator, dtype=torch.uint8)
+        hardware = described_hardware({"devices": [{"type": "cpu", "name": "cpu"}]}, None)
+        server = {"comfyui": "0.33.0", "pytorch": "2.11.0", "hardware": hardware, "loaders": ["Loader"], "varied": {}}
+        with Journal(folder, {"seed": 3}) as journal:
+            journal.begin(server)
+            for segment in schedule.segments():
+                for shot in segment.shots:
+                    entry = {"model": segment.model, "picture": shot.number, "block": segment.block + 1, "place": 1}
+                    if (segment.model, shot.number) == (1, 3):
+                        journal.record({**entry, "failed": "it was cancelled on the server."})
+                        continue
+                    path = journal.picture_path(segment.model, shot.number, 0, ".png")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray((first[shot.number - 1] + 3 * segment.model).numpy()).save(path)
+                    journal.record(
+                        {
+                            **entry,
+                            "kind": "cold" if shot is segment.shots[0] else "warm",
+                            "seconds": round(2.4 / (segment.model + 1) + shot.number / 8, 3),
+                            "pictures": [path.relative_to(folder).as_posix()],
+                            "films": 0,
+                            "reloaded": False,
+                            "memory": {"ram": 10**9, "vram": 2 * 10**9},
+                        }
+                    )
+            asked = {"prompts": "own", "seed": 3, "pictures": 4}
+            result = make_result(journal, schedule, models, 0, asked, lambda done, total, label: None)
+        write_outputs(result, folder)
+        return Comparison(folder, result)
+
+    return make

@@ -1,0 +1,173 @@
+"""A comparison's journal, its loader, its files, and what the command refuses before it asks a server."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nvfp4_studio.cli.benching.journal import NAME, Journal
+from nvfp4_studio.cli.benching.loading import prepare_loading
+from nvfp4_studio.cli.benching.output import read_result
+from nvfp4_studio.cli.benching.result import BenchError
+from nvfp4_studio.cli.benching.schedule import Shot
+from nvfp4_studio.cli.servers.errors import RequestError
+from nvfp4_studio.cli.servers.workflow import Graph
+
+LISTED = ["a.safetensors", "sub\\b.safetensors", "c,d.safetensors"]
+CLASSES: dict[str, Any] = {
+    "Loader": {
+        "input": {"required": {"unet_name": [LISTED, {}], "weight_dtype": [["default", "fp8"], {}]}},
+        "output": ["MODEL"],
+    },
+    "Text": {"input": {"required": {"text": ["STRING", {}]}}, "output": ["CONDITIONING"]},
+    "Noise": {"input": {"required": {"noise_seed": ["INT", {}]}}, "output": ["NOISE"]},
+    "Sampler": {
+        "input": {
+            "required": {"model": ["MODEL"], "positive": ["CONDITIONING"], "noise": ["NOISE"], "more": ["LATENT"]}
+        },
+        "output": ["LATENT"],
+    },
+    "Decode": {"input": {"required": {"samples": ["LATENT"]}}, "output": ["IMAGE"]},
+    "SaveImage": {
+        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}},
+        "output": [],
+        "output_node": True,
+    },
+}
+PROMPT: dict[str, Any] = {
+    "1": {"class_type": "Loader", "inputs": {"unet_name": "x.safetensors", "weight_dtype": "default"}},
+    "2": {"class_type": "Text", "inputs": {"text": "old"}},
+    "3": {"class_type": "Noise", "inputs": {"noise_seed": 5}},
+    "4": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "positive": ["2", 0], "noise": ["3", 0]}},
+    "5": {"class_type": "Decode", "inputs": {"samples": ["4", 0]}},
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "x"}},
+}
+SHOT = Shot(1, "new", None, 77)
+
+
+def test_the_loaders_widget_is_found_by_what_it_lists() -> None:
+    loading, files = prepare_loading(Graph(PROMPT, CLASSES), ["a.safetensors", "sub/b.safetensors"])
+    assert loading.places == (("1", "unet_name"),) and files == [("a.safetensors",), ("sub\\b.safetensors",)]
+    made = loading.prompt_for(files[1], SHOT)
+    assert made["1"]["inputs"] == {"unet_name": "sub\\b.safetensors", "weight_dtype": "default"}
+    assert made["2"]["inputs"]["text"] == "new" and made["3"]["inputs"]["noise_seed"] == 77
+    assert made["6"] == {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}}
+    assert loading.fresh == {"3", "4", "5", "6"} and PROMPT["6"]["class_type"] == "SaveImage"
+
+
+def test_two_loaders_take_two_files_for_each_model() -> None:
+    prompt = copy.deepcopy(PROMPT)
+    prompt["7"] = copy.deepcopy(prompt["1"])
+    prompt["8"] = copy.deepcopy(prompt["4"])
+    prompt["8"]["inputs"].update(model=["7", 0], more=["4", 0])
+    prompt["5"]["inputs"]["samples"] = ["8", 0]
+    graph = Graph(prompt, CLASSES)
+    with pytest.raises(RequestError, match="has 2 loaders .*one file for each"):
+        prepare_loading(graph, ["a.safetensors"])
+    loading, files = prepare_loading(graph, ["a.safetensors,sub/b.safetensors"])
+    made = loading.prompt_for(files[0], SHOT)
+    assert made["1"]["inputs"]["unet_name"] == "a.safetensors"
+    assert made["7"]["inputs"]["unet_name"] == "sub\\b.safetensors"
+    one, files = prepare_loading(Graph(prompt, CLASSES), ["c,d.safetensors"], ["7"])
+    assert one.prompt_for(files[0], SHOT)["1"]["inputs"]["unet_name"] == "x.safetensors"
+    with pytest.raises(RequestError, match="--model-node 2: the models sampled"):
+        prepare_loading(Graph(prompt, CLASSES), ["a.safetensors"], ["2"])
+
+
+def test_a_file_that_is_not_listed_is_told_with_what_is() -> None:
+    with pytest.raises(RequestError, match=r"Loader \(node 1\) does not list the model z.safetensors.*a.safetensors"):
+        prepare_loading(Graph(PROMPT, CLASSES), ["a.safetensors", "z.safetensors"])
+
+
+def test_a_workflow_in_which_nothing_changes_is_refused() -> None:
+    prompt = copy.deepcopy(PROMPT)
+    prompt["4"]["inputs"] = {"model": ["1", 0]}
+    with pytest.raises(RequestError, match="every picture would be the same"):
+        prepare_loading(Graph(prompt, CLASSES), ["a.safetensors"])
+
+
+def entry(picture: int) -> dict[str, Any]:
+    return {"model": 0, "picture": picture, "seconds": 1.0}
+
+
+def test_the_journal_goes_on_after_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out", {"seed": 1}) as journal:
+        journal.begin({"comfyui": "0.33"})
+        journal.record(entry(1))
+        journal.record(entry(2))
+        assert journal.lose(0, 3) == 1
+    path = tmp_path / "out" / NAME
+    path.write_bytes(path.read_bytes() + b'{"model": 0, "pict')
+    with Journal(tmp_path / "out", {"seed": 1}) as journal:
+        assert set(journal.done) == {(0, 1), (0, 2)} and journal.server == {"comfyui": "0.33"}
+        assert journal.lose(0, 3) == 2
+        journal.record(entry(3))
+    assert [json.loads(line) for line in path.read_bytes().splitlines()][-1] == entry(3)
+
+
+def test_the_journal_of_another_request_server_or_run_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with Journal(folder, {"seed": 1, "block": None}) as journal:
+        journal.begin({"comfyui": "0.33"})
+        with pytest.raises(RequestError, match="Another run is using"):
+            Journal(folder, {"seed": 1, "block": None}).__enter__()
+    with pytest.raises(RequestError, match="holds a comparison with other seed"):
+        Journal(folder, {"seed": 2, "block": None}).__enter__()
+    with Journal(folder, {"seed": 1, "block": None}) as journal, pytest.raises(RequestError, match="with comfyui"):
+        journal.begin({"comfyui": "0.34"})
+
+
+@pytest.mark.parametrize("content", [b"x\n", b"[]\n", b'{"format": "other"}\n', b"\xff\n"])
+def test_a_file_that_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(RequestError, match="is no journal of this version"):
+        Journal(tmp_path, {}).__enter__()
+    assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_the_files_are_made_from_the_json(comparison: Callable[..., Any]) -> None:
+    made = comparison("first.safetensors", "second.safetensors")
+    assert read_result(made.folder / "bench.json") == made.result
+    page = (made.folder / "bench.md").read_text("utf-8")
+    assert "The CPU has no NVFP4 tensor cores" in page and "second.safetensors, picture 3: it was cancelled" in page
+    assert "| first.safetensors | reference |" in page and "| 2 GB | 1 GB |" in page
+    second = made.result["models"][1]
+    assert second["quality"]["psnr_db"]["mean"] == pytest.approx(20 * np.log10(255 / 3))
+    assert second["quality"]["pairs"] == 3 and second["failed"] == 1
+    for name in ("contact-sheet.png", "times.png", "psnr.png"):
+        picture = np.asarray(Image.open(made.folder / name))
+        assert picture.shape[1] > 600 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    for content, said in (
+        ("{", "is no JSON"),
+        ("[]", "is no result"),
+        ('{"format": "nvfp4-studio-bench"}', "version None"),
+    ):
+        path.write_text(content, "utf-8")
+        with pytest.raises(BenchError, match=said):
+            read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--models", "a", "a"), "--models a is given twice."),
+        (("--models", "a", "--reference", "b"), "--reference b: choose one of a."),
+        (("--models", "a", "b", "--block", "1"), "--block 1 would load a model for every image"),
+        (("--models", "a", "-n", "1000000"), "at most 100000 prompts"),
+        (("--models", "a", "b"), "There is no workflow absent.json."),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_once(run: Any, words: tuple[str, ...], said: str) -> None:
+    result = run("bench", "--server", "http://127.0.0.1:9", "--workflow", "absent.json", *words)
+    assert result.status == 1 and said in result.err and len(result.err.splitlines()) == 1
