@@ -1,14 +1,22 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { showComparison } from "./lib/compare.js";
 import { executionIdOf, nodeByExecutionId, nodeByLocator } from "./lib/graph.js";
 import { showStatus } from "./lib/status.js";
 import { makeTicket } from "./lib/ticket.js";
 import { openStudio } from "./studio/studio.js";
 
-const NODES = new Set(["NVFP4Calibrate", "NVFP4Convert", "NVFP4CalibrationReport"]);
+const NODES = new Set([
+  "NVFP4Calibrate",
+  "NVFP4Convert",
+  "NVFP4CalibrationReport",
+  "NVFP4Compare",
+  "NVFP4CompareImages",
+]);
 const STATUS_EVENT = "nvfp4_studio.status";
 const REFRESH_EVENT = "nvfp4_studio.refresh";
 const STATUS_OUTPUT = "nvfp4_status";
+const SLIDER_OUTPUT = "nvfp4_slider";
 const TOKEN_ROUTE = "/nvfp4_studio/conversion_token";
 
 const rootGraph = () => app.rootGraph ?? app.graph;
@@ -17,6 +25,8 @@ const studio = openStudio(app, api, new URL("./", import.meta.url));
 function showOutput(node, output) {
   const lines = output?.[STATUS_OUTPUT];
   if (node && lines?.length) showStatus(node, lines.join("\n"));
+  const [slider] = output?.[SLIDER_OUTPUT] ?? [];
+  if (node && slider) showComparison(node, slider, (path) => api.apiURL(path));
 }
 
 function complain(detail) {

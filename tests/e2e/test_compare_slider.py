@@ -1,0 +1,51 @@
+"""The slider of the compare nodes in both renderers: by mouse, by keys, by buttons, and nothing of it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+RENDERERS = ("canvas", "nodes-2.0")
+
+
+@pytest.fixture(scope="module")
+def seen(start_server: Any, visit: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Locale": "en"}
+    server = start_server("--cache-classic", settings=settings)
+    try:
+        yield visit("slider.cjs", url=server.url)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_both_pictures_are_loaded_and_the_divider_is_in_the_middle(seen: dict[str, Any], renderer: str) -> None:
+    start = seen[renderer]["start"]
+    assert start["place"] == 50 and start["sizes"] == [[96, 64], [96, 64]]
+    second, first = start["files"]
+    assert first.startswith("nvfp4_compare_a_") and second.startswith("nvfp4_compare_b_")
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_the_divider_follows_the_mouse_while_it_is_held_and_the_node_stays(seen: dict[str, Any], renderer: str) -> None:
+    dragged = seen[renderer]["dragged"]
+    assert abs(dragged["place"] - 25) <= 1
+    assert "75" in dragged["clip"] or "74" in dragged["clip"]
+    assert seen[renderer]["before"] == seen[renderer]["after"]
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_keys_move_the_divider_and_turn_the_picture(seen: dict[str, Any], renderer: str) -> None:
+    start, keys = seen[renderer]["dragged"]["place"], seen[renderer]["keys"]
+    places = [keys[key]["place"] for key in ("ArrowRight", "Shift+ArrowLeft", "End", "Home")]
+    assert places == [start + 2, start - 8, 100, 0]
+    assert keys["PageDown"]["files"] != keys["Home"]["files"]
+    assert seen[renderer]["turned"]["files"] == keys["Home"]["files"], "the button turns to the first of two again"
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_workflow_keeps_nothing_of_it(seen: dict[str, Any], renderer: str) -> None:
+    assert not seen[renderer]["saved"]
+    assert seen["errors"] == []

@@ -1,0 +1,35 @@
+// Where a divider between two pictures stands, in percent from the left, and which pair is shown. No page needed.
+
+const STEP = 2;
+const LARGE_STEP = 10;
+
+const within = (value, low, high) => Math.min(high, Math.max(low, value));
+
+/** The divider's place under a pointer at `clientX`, for a box as getBoundingClientRect gives it. */
+export function placeAt(clientX, box) {
+  return box.width > 0 ? within(((clientX - box.left) / box.width) * 100, 0, 100) : 50;
+}
+
+/** The state {place, pair} after a key, of `pairs` pairs; null when the key means nothing here. */
+export function afterKey({ place, pair }, { key, shiftKey }, pairs) {
+  const step = shiftKey ? LARGE_STEP : STEP;
+  const places = { ArrowLeft: place - step, ArrowRight: place + step, Home: 0, End: 100 };
+  const turns = { PageUp: -1, PageDown: 1 };
+  if (key in places) return { place: within(places[key], 0, 100), pair };
+  if (key in turns) return { place, pair: (pair + turns[key] + pairs) % pairs };
+  return null;
+}
+
+/** The path below ComfyUI's API of a picture that the server saved. */
+export function viewPath({ filename, subfolder, type }) {
+  return `/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type })}`;
+}
+
+/** One pair's figures in words. */
+export function caption({ number, psnr, ssim, haarpsi }) {
+  const figures =
+    psnr === null
+      ? "equal in every pixel"
+      : `PSNR ${psnr.toFixed(1)} dB, SSIM ${ssim.toFixed(4)}, HaarPSI ${haarpsi.toFixed(4)}`;
+  return `${number}: ${figures}`;
+}
