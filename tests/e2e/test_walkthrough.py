@@ -70,8 +70,8 @@ def test_the_node_shows_the_result(walk: dict[str, Any]) -> None:
     assert walk["visible"]
 
 
-def test_the_workflow_keeps_its_eight_values_and_no_token(walk: dict[str, Any]) -> None:
-    assert len(walk["values"]) == 8 and not walk["saved_token"]
+def test_the_workflow_keeps_the_nodes_values_and_no_token(walk: dict[str, Any]) -> None:
+    assert len(walk["values"]) == 9 and not walk["saved_token"]
 
 
 def test_the_browser_saw_no_error(walk: dict[str, Any]) -> None:

@@ -1,0 +1,23 @@
+"""What the registry's archive leaves out: everything that only developers need, and nothing that the pack needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+IGNORED = {line.strip("/") for line in (ROOT / ".comfyignore").read_text("utf-8").split()}
+DEVELOPERS = {".ci", ".github", ".pre-commit-config.yaml", "benchmarks", "tests", "CONTRIBUTING.md"}
+
+
+def test_developers_files_stay_out() -> None:
+    assert IGNORED == DEVELOPERS
+
+
+def test_the_package_and_what_the_browser_loads_stay_in() -> None:
+    listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert listed
+    packages = set(re.findall(r'"nvfp4_studio\.(\w+)', listed[1]))
+    needed = packages | {"web", "locales", "example_workflows", "__init__.py", "pyproject.toml", "README.md", "LICENSE"}
+    assert not needed & IGNORED
+    assert all((ROOT / name).exists() for name in needed)
