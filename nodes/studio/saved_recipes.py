@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...calibration import POLICIES
+from ...calibration import DEFAULT_POLICY, POLICIES
 from ...calibration.errors import StudioError
-from ...converters import LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, available_recipes
+from ...converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, available_recipes
 from ...converters.kernels import available_tables
 from ...converters.recipe import POLICIES as FORMAT_POLICIES
 from ...converters.recipe import with_pins
@@ -32,6 +32,7 @@ def listed(_: Mapping[str, Any]) -> dict[str, Any]:
         "input_scales": dict(POLICIES),
         "layouts": list(LAYOUTS),
         "text_encoders": dict(TEXT_ENCODER_CHOICES),
+        "defaults": {"input_scale": DEFAULT_POLICY, "rounding": DEFAULT_ROUNDING, "layout": LAYOUTS[0]},
         "kernels": {name: table.gpu for name, table in available_tables().items()},
     }
 

@@ -13,6 +13,7 @@ from ...converters import Family, Source, detect_family, make_plan
 from ...converters.families import component
 from ...converters.layers import Recognised, recognise
 from .. import checkpoints
+from ..guard import Refused
 from .cache import FileCache
 from .fields import name_in
 from .headers import opened
@@ -40,14 +41,21 @@ def _entry(source: str) -> dict[str, Any] | None:
 
 
 def described(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"id"}`` -> family, stored formats, default recipe, and whether it can be converted."""
+    """``{"id"}`` -> family, stored formats, default recipe, and whether it can be converted.
+
+    A file that is there but cannot be read is an answer as well: ``convertible`` false, and ``problem`` says why.
+    """
     source = name_in(body, "id")
 
     def read() -> tuple[dict[str, Any], Iterable[Path]]:
         with opened(source) as checkpoint:
             return _description(checkpoint), (checkpoint.path, *checkpoint.files)
 
-    return {"id": source, **_descriptions.get(source, read), "loader": loader(source)}
+    try:
+        description = _descriptions.get(source, read)
+    except Refused as refused:
+        description = {"convertible": False, "problem": str(refused)}
+    return {"id": source, **description, "loader": loader(source)}
 
 
 def loader(source: str) -> dict[str, str]:

@@ -64,8 +64,8 @@ def test_a_broken_source_is_one_sentence_without_a_path_of_the_server(server: An
     broken = server.base / "models" / "diffusion_models" / "broken.safetensors"
     broken.write_bytes((server.base / "models" / FLUX).read_bytes()[:5000])
     status, answer = server.request("/nvfp4_studio/source", {"id": "diffusion_models/broken.safetensors"})
-    assert status == 400 and "diffusion_models/broken.safetensors" in answer["error"]
-    assert str(server.base) not in answer["error"]
+    assert status == 200 and not answer["convertible"]
+    assert "diffusion_models/broken.safetensors" in answer["problem"] and str(server.base) not in answer["problem"]
     broken.unlink()
 
 
