@@ -100,10 +100,22 @@ def _method(result: Mapping[str, Any]) -> list[str]:
         f"that changes from block to block (seed {request['seed']}).",
         "Before each model of a block the server unloaded everything; the first image after that is the cold start and in "
         "no other time.",
+        *_switching(result),
         f"Exchanged in the workflow: {', '.join(server['loaders'])}.",
     ]
     lines += [f"{factor}: {', '.join(places)}." for factor, places in server["varied"].items()]
     return lines
+
+
+def _switching(result: Mapping[str, Any]) -> list[str]:
+    """What it cost to load each model anew in every block."""
+    loads = [f"{model['name']} {seconds(max(0.0, model['load_s']))}" for model in result["models"] if model["load_s"]]
+    if not loads:
+        return []
+    return [
+        f"Each model was loaded {len(result['orders'])} times for that; loading took, as cold start less a warm generation "
+        f"in the median: {', '.join(loads)}."
+    ]
 
 
 def interval(found: Mapping[str, Any] | None, middle: str, digits: int, unit: str = "") -> str:
