@@ -29,6 +29,7 @@ from .pins import Pin
 POLICIES = ("keep", *formats.POLICIES)
 UNLIMITED = ("keep", formats.fp8.NAME)
 """Policies that a recipe's limits do not concern: FP8 holds any matrix and changes little."""
+OUTSIDE, EDGE = "outside the blocks", "first or last block"
 EDGE_STACK = 6
 """Below six blocks a stack is too short for its edges to be kept: nothing would be left to convert."""
 
@@ -74,27 +75,38 @@ class Recipe:
         beyond = self._beyond_limits(shape, policy)
         return ("keep", beyond) if beyond else (policy, reason)
 
-    def forbids(self, key: str, shape: tuple[int, int], policy: str, blocks: Blocks) -> str | None:
+    def forbids(
+        self, key: str, shape: tuple[int, int], policy: str, blocks: Blocks, *, beyond_rules: bool = False
+    ) -> str | None:
         """Why a weight must not have a policy that was chosen by measurement, in a few words; None when it may.
 
-        What a recipe keeps, and why a weight is outside of it, holds for measured choices too; which of the other
-        policies its rules name does not. ``policy`` is not ``keep``; the other arguments are those of ``policy``.
+        Blocks and limits hold for measured choices too, and so does what rules keep, unless ``beyond_rules``; which of
+        the other policies a rule names does not. ``policy`` is not ``keep``; the other arguments are those of ``policy``.
         """
+        hindrance = self._beyond_limits(shape, policy)
+        if not self._inside(key, blocks):
+            hindrance = OUTSIDE
+        elif blocks.on_edge(key, self.limits.edge_blocks):
+            hindrance = EDGE
+        if hindrance or beyond_rules:
+            return hindrance
         ruled, reason = self._ruled(key, blocks)
-        return reason if ruled == "keep" else self._beyond_limits(shape, policy)
+        return reason if ruled == "keep" else None
 
     def _ruled(self, key: str, blocks: Blocks) -> tuple[str, str]:
-        inside = blocks.contain(key) if self.block_names is None else any(part in key for part in self.block_names)
-        if not inside:
-            return "keep", "outside the blocks"
+        if not self._inside(key, blocks):
+            return "keep", OUTSIDE
         for rule in self.rules:
             found = next((part for part in rule.match if part in key), None)
             if found is None:
                 continue
             if rule.policy != "keep" and blocks.on_edge(key, self.limits.edge_blocks):
-                return "keep", "first or last block"
+                return "keep", EDGE
             return rule.policy, f'rule {rule.policy}: "{found}"' if found else f"rule {rule.policy}: every layer"
         return "keep", "no rule matches"
+
+    def _inside(self, key: str, blocks: Blocks) -> bool:
+        return blocks.contain(key) if self.block_names is None else any(part in key for part in self.block_names)
 
     def _beyond_limits(self, shape: tuple[int, int], policy: str) -> str | None:
         limits = self.limits

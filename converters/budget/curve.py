@@ -12,22 +12,27 @@ import numpy as np
 from ..formats import POLICIES
 from ..plan import LayerDecision, Plan
 from ..sensitivity import KEEP, LayerSensitivity, Outcome, Sensitivity
+from .budgets import Budget
 from .knapsack import Group, hull_steps
 from .menu import Item
-from .selection import GRID, Selection, Totals, outcomes_of, totals_of
+from .selection import GRID, Selection, Totals, best_within, outcomes_of, totals_of
 
 MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
 class Point:
-    """A named choice for the whole model."""
+    """A recipe's choice, and the best ones of the same size and of the same speed, None where rules forbid so much."""
 
     name: str
     totals: Totals
+    best_of_size: Totals | None
+    best_of_speed: Totals | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, **self.totals.to_json()}
+        best = {"best_of_size": self.best_of_size, "best_of_speed": self.best_of_speed}
+        told = {key: totals.to_json() if totals is not None else None for key, totals in best.items()}
+        return {"name": self.name, **self.totals.to_json(), **told}
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,20 @@ class Curves:
 def curves(selection: Selection, recipes: Mapping[str, Plan]) -> Curves:
     """Both curves of a selection's options. ``recipes``: plans of the same source; those with a format that was not
     measured are left out."""
-    sensitivity = selection.sensitivity
-    placed = {name: placed_plan(sensitivity, plan) for name, plan in recipes.items()}
+    sensitivity, items = selection.sensitivity, selection.items
+    points = []
+    for name, plan in recipes.items():
+        placed = placed_plan(sensitivity, plan)
+        if placed is not None:
+            totals = totals_of(sensitivity, placed)
+            of_size, of_speed = Budget("size", totals.bytes), Budget("speed", totals.speed)
+            best = (best_within(sensitivity, items, budget) for budget in (of_size, of_speed))
+            points.append(Point(name, totals, *best))
     return Curves(
-        by_size=curve(sensitivity, selection.items, "size"),
-        by_speed=curve(sensitivity, selection.items, "speed"),
+        by_size=curve(sensitivity, items, "size"),
+        by_speed=curve(sensitivity, items, "speed"),
         chosen=selection.totals,
-        recipes=tuple(
-            Point(name, totals_of(sensitivity, outcomes)) for name, outcomes in placed.items() if outcomes is not None
-        ),
+        recipes=tuple(points),
     )
 
 

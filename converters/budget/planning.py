@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from ...calibration import Calibration
 from ..context import Context
 from ..decide import context_of, make_plan
-from ..errors import PlanError
+from ..errors import PlanError, SensitivityError
 from ..families import Family
 from ..pins import MAX_REASON, Pin
 from ..plan import Options, Plan
 from ..recipe import Recipe, with_pins
 from ..recipe_file import RECIPE_FOLDER
 from ..sensitivity import KEEP, Sensitivity, decibels
+from ..sensitivity.identity import source_fingerprint
 from ..source import Source
 from .budgets import Budget
 from .curve import Curves, curves
@@ -46,6 +47,7 @@ def plan_budget(
     budget: Budget,
     *,
     ties: bool = True,
+    beyond_rules: bool = False,
 ) -> BudgetedPlan:
     """Choose every layer's format within a budget and plan the conversion.
 
@@ -53,6 +55,7 @@ def plan_budget(
 
     Args:
         options: the recipe among them says what is kept whatever is measured; see ``rules.permitted``.
+        beyond_rules: layers that rules of the recipe keep may change too.
         calibration: the one that the sensitivity was measured with, or a later one of the same model; without one FP8
             layers are computed in full precision, closer and slower than was measured.
 
@@ -60,12 +63,18 @@ def plan_budget(
         PlanError: the budget cannot be kept, or would convert nothing; what ``make_plan`` raises.
         SensitivityError: the sensitivity is of another model.
     """
+    if sensitivity.fingerprint != source_fingerprint(source):
+        raise SensitivityError(
+            f"The sensitivity was measured on {sensitivity.source}, and {source.path.name} has other weights; measure it anew."
+        )
     context = context_of(source, options, calibration)
-    rules = permitted(context)
+    rules = permitted(context, beyond_rules=beyond_rules)
     limit = budget.limit * source.size if budget.relative else budget.limit
     more = 0
     for _ in range(TRIES):
         selection = choose(sensitivity, budget, permitted=rules, ties=ties, more_bytes=more, source_bytes=source.size)
+        if all(choice.policy == KEEP for choice in selection.choices.values()):
+            raise PlanError(f"{source.path.name} as it is keeps the budget {budget} best; there is nothing to convert.")
         recipe = recipe_of(selection, context.recipe, rules)
         plan = make_plan(source, replace(options, recipe=recipe), calibration, calibration_name)
         if budget.aspect != "size" or plan.output_bytes <= limit:
@@ -96,7 +105,7 @@ def _pin(selection: Selection, module: str) -> Pin:
     layer, outcome = selection.sensitivity.layer(module), selection.chosen.get(module)
     if layer is None or outcome is None:
         return Pin(KEEP, reason="not measured")
-    error = decibels(layer.share(outcome))
+    error = decibels(layer.error(outcome))
     choice = outcome.choice
     measured = f"measured: {error:.1f} dB" if math.isfinite(error) else layer.fixed or "measured: no error"
     return Pin(choice.policy, choice.rounding, choice.pre_quant_exponent, choice.gain, measured[:MAX_REASON])

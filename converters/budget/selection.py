@@ -114,6 +114,12 @@ def choose(
     )
 
 
+def best_within(sensitivity: Sensitivity, items: tuple[Item, ...], budget: Budget) -> Totals | None:
+    """What the best choice within another budget would give, header apart; None when none keeps it."""
+    solution = _Problem(sensitivity, items, budget, 0, None).solve()
+    return None if solution is None else totals_of(sensitivity, outcomes_of(items, solution.chosen))
+
+
 def totals_of(sensitivity: Sensitivity, chosen: Mapping[str, Outcome]) -> Totals:
     """Size, speed and error of a choice for every module."""
     return Totals(sensitivity.bytes_of(chosen), sensitivity.speed_of(chosen), sensitivity.error_of(chosen))

@@ -14,11 +14,15 @@ from nvfp4_studio.converters import Options, PlanError, load_recipe, make_plan, 
 from nvfp4_studio.converters.budget import Budget, choose, parse_budget, permitted, plan_budget, published_recipes
 from nvfp4_studio.converters.budget.curve import curve
 from nvfp4_studio.converters.budget.menu import menu, shared_name
+from nvfp4_studio.converters.budget.page import to_json, to_markdown
 from nvfp4_studio.converters.decide import context_of
+from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.families import detect_family
+from nvfp4_studio.converters.plots.budget import budget_plot
 from nvfp4_studio.converters.recipe import Blocks
 from nvfp4_studio.converters.recipe_file import parse_recipe
 from nvfp4_studio.converters.sensitivity import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity
+from nvfp4_studio.converters.sensitivity.identity import source_fingerprint
 
 NVFP4, NEAREST, FP8, KEPT = Choice("nvfp4", "gptq"), Choice("nvfp4", "nearest"), Choice("float8_e4m3fn"), Choice(KEEP)
 
@@ -225,7 +229,8 @@ def measured(path: Path) -> Sensitivity:
                 LayerSensitivity(**{**vars(made), "name": decision.source_name, "outcomes": outcomes})  # type: ignore[arg-type]
             )
         other = source.size - sum(decision.bytes_before for decision in inside)
-    return Sensitivity("m", "0", "flux", "statistics", "p99.9", "uniform", "gpu", other, 0.0, tuple(found))
+        fingerprint = source_fingerprint(source)
+    return Sensitivity("m", fingerprint, "flux", "statistics", "p99.9", "uniform", "gpu", other, 0.0, tuple(found))
 
 
 @pytest.mark.parametrize("kind", ["bf16", "all-in-one"])
@@ -265,14 +270,43 @@ def test_hard_rules_of_the_family_hold(checkpoint: Callable[..., Path]) -> None:
     }
 
 
+def test_beyond_rules_only_blocks_limits_and_the_guard_hold(checkpoint: Callable[..., Path]) -> None:
+    with open_source(checkpoint("bf16")) as source:
+        rules = permitted(context_of(source, Options(), None), beyond_rules=True)
+    assert not rules["img_in"]
+    assert all("nvfp4" in policies for module, policies in rules.items() if module != "img_in")
+
+
+def test_a_sensitivity_of_other_weights_is_refused(checkpoint: Callable[..., Path]) -> None:
+    sensitivity = measured(checkpoint("fp16"))
+    with (
+        open_source(checkpoint("bf16")) as source,
+        pytest.raises(SensitivityError, match=r"measured on m, and source\.safetensors has other weights"),
+    ):
+        plan_budget(source, Options(), None, None, sensitivity, parse_budget("size<=0.9"))
+
+
+def test_nothing_to_convert_is_said(checkpoint: Callable[..., Path]) -> None:
+    path = checkpoint("scaled")
+    with open_source(path) as source, pytest.raises(PlanError, match="as it is keeps the budget speed>=0.5 best"):
+        plan_budget(source, Options(), None, None, measured(path), parse_budget("speed>=0.5"))
+
+
 def test_recipes_of_the_family_lie_beside_the_curve(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint("bf16")
     with open_source(path) as source:
         made = plan_budget(source, Options(), None, None, measured(path), parse_budget("size<=0.85"))
     (point,) = made.curves.recipes
     assert point.name == "flux"
-    best = [totals for totals in made.curves.by_size if totals.bytes <= point.totals.bytes]
-    assert best[-1].error <= point.totals.error
+    assert point.best_of_size is not None and point.best_of_speed is not None
+    assert point.best_of_size.bytes <= point.totals.bytes and point.best_of_size.error <= point.totals.error
+    assert point.best_of_speed.speed >= point.totals.speed and point.best_of_speed.error <= point.totals.error
+    page, data = to_markdown(made), json.loads(json.dumps(to_json(made), allow_nan=False))
+    assert data["recipes"][0]["name"] == "flux" and data["exact"]
+    assert "| `flux` |" in page and "the least error is proven" in page
+    assert len(data["items"]) == 6
+    picture = budget_plot("Budgets", "", made.curves)
+    assert picture.width == 1100 and len(picture.getcolors(1 << 16)) > 10
 
 
 def test_published_recipes_of_a_family() -> None:
