@@ -1,46 +1,88 @@
-"""`nvfp4-studio verify`: is a converted file what its source promised, and how close are the weights?"""
+"""`nvfp4-studio verify`: is a converted file what its source promised, and how close are its weights or outputs?"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .interrupt import Interrupt, Interrupted
+from .options import read_calibration
 from .progress import Bar
-from .text import decibels, table
+from .text import decibels, words
 
-WORST_SHOWN = 10
+if TYPE_CHECKING:
+    from ..converters import Verification
+    from ..converters.fidelity import Fidelity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="the checkpoint that was converted")
     parser.add_argument("target", metavar="DST", help="the converted file")
+    parser.add_argument(
+        "--activations",
+        metavar="C",
+        help="a calibration with detail curvature: each quantized layer is computed on the input rows that it kept, as "
+        "ComfyUI computes it; without one the weights alone are compared",
+    )
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where outputs are computed")
+    parser.add_argument("--markdown", metavar="MD", help="write the tables as a page of Markdown")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..converters import Cancelled, verify
+    from ..converters import Cancelled
 
     with Interrupt() as interrupt, Bar() as bar:
         try:
-            found = verify(arguments.source, arguments.target, progress=bar, cancelled=interrupt)
+            found, fidelity = _measured(arguments, interrupt, bar)
         except Cancelled as error:
             raise Interrupted("Cancelled; nothing was changed.", interrupt.status) from error
+    if arguments.markdown:
+        _write(arguments, fidelity)
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps({**found.to_json(), "fidelity": fidelity.to_json()}, indent=1))
     else:
-        changed = sorted(
-            (layer for layer in found.layers if layer.sqnr_db is not None), key=lambda layer: layer.sqnr_db or 0.0
-        )
-        rows = [
-            (layer.name, layer.format, f"{layer.sqnr_db:.2f}", f"{layer.rel_rmse:.2%}", f"{layer.cosine:.5f}")
-            for layer in changed[:WORST_SHOWN]
-        ]
-        print(f"{found.tensors} tensors, {len(changed)} layers changed, mean SQNR {decibels(found.mean_sqnr_db())}.")
-        if rows:
-            print(table(("worst layers", "format", "SQNR dB", "rel. RMSE", "cosine"), rows))
-        print("Good: everything is as it should be." if not found.problems else f"{len(found.problems)} problems:")
+        _tell(found, fidelity)
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return 1 if found.problems else 0
+
+
+def _measured(arguments: argparse.Namespace, interrupt: Interrupt, bar: Bar) -> tuple[Verification, Fidelity]:
+    """Everything that the loader needs, then the layers' errors."""
+    from ..converters import open_source
+    from ..converters.convert import chosen_device
+    from ..converters.pipeline import one_thread
+    from ..converters.verify import verify_sources
+    from ..converters.verify_outputs import output_fidelity, weight_fidelity
+
+    calibration = read_calibration(arguments.activations) if arguments.activations else None
+    device = chosen_device(arguments.device)
+    with open_source(arguments.source) as source, open_source(arguments.target) as converted:
+        with one_thread():
+            found = verify_sources(source, converted, progress=bar, cancelled=interrupt)
+        if calibration is None or found.problems:
+            return found, weight_fidelity(source, converted, found.layers)
+        return found, output_fidelity(source, converted, calibration, device=device, progress=bar, cancelled=interrupt)
+
+
+def _tell(found: Verification, fidelity: Fidelity) -> None:
+    from ..converters.fidelity_page import fidelity_sections
+
+    changed = sum(layer.sqnr_db is not None for layer in found.layers)
+    print(f"{found.tensors} tensors, {changed} layers changed, mean SQNR {decibels(found.mean_sqnr_db())}.")
+    if fidelity.layers:
+        print(f"\n{words(fidelity_sections(fidelity))}\n")
+    print("Good: everything is as it should be." if not found.problems else f"{len(found.problems)} problems:")
+
+
+def _write(arguments: argparse.Namespace, fidelity: Fidelity) -> None:
+    from ..calibration import markdown
+    from ..calibration.files import write_atomically
+    from ..converters.fidelity_page import fidelity_sections
+
+    title = f"{Path(arguments.target).name} against {Path(arguments.source).name}"
+    write_atomically(Path(arguments.markdown), markdown(title, fidelity_sections(fidelity)).encode())

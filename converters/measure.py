@@ -29,7 +29,8 @@ class LayerError:
 
     Of a layer with a pre_quant_scale the source's are divided by it, as they were before they were rounded.
     ``sqnr_db`` is ``10·log10(Σw² / Σ(w−q)²)``, ``rel_rmse`` its root form ``√(Σ(w−q)² / Σw²)``,
-    ``cosine`` that of the angle between the weights; ``identical`` means no difference (SQNR None).
+    ``cosine`` that of the angle between the weights, ``mse`` the mean of ``(w−q)²``; ``identical`` means no
+    difference (SQNR None).
     """
 
     name: str
@@ -39,6 +40,7 @@ class LayerError:
     sqnr_db: float | None
     rel_rmse: float
     cosine: float
+    mse: float = 0.0
 
     @classmethod
     def unchanged(cls, name: str, stored_format: str) -> LayerError:
@@ -100,7 +102,7 @@ def measure(
     if before.format == after.format and _same_storage(source, before, converted, after):
         return LayerError.unchanged(after.name, before.format)
     if after.format not in FORMATS or not (before.is_fp8 or before.is_plain):
-        return LayerError(after.name, before.format, after.format, False, float("-inf"), 1.0, 0.0)
+        return LayerError(after.name, before.format, after.format, False, float("-inf"), 1.0, 0.0, float("inf"))
     plain, results = decoder(source, before, before.shape), decoder(converted, after, before.shape)
     divisor = _InFile(converted, after, before.shape).tensor("pre_quant_scale")
     originals = plain if divisor is None else lambda first, last: plain(first, last).float() / divisor.float()
@@ -170,6 +172,7 @@ def _distance(
         sqnr_db=_decibels(signal, noise),
         rel_rmse=math.sqrt(noise / signal) if signal > 0 else float(noise > 0),
         cosine=product / math.sqrt(signal * power) if signal > 0 and power > 0 else float(noise == 0),
+        mse=noise / max(1, rows * columns),
     )
 
 
