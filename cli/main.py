@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import __version__
-from . import bench, calibrate, calibration, card, convert, demo, inspect, plan, recipes, verify
+from . import bench, calibrate, calibration, card, convert, demo, inspect, plan, recipes, sensitivity, verify
 from .interrupt import Interrupted
 
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -43,6 +43,9 @@ VERBS = {
     ),
     "card": Verb("a page about a converted model, to put beside it", card.add_arguments, card.run),
     "bench": Verb("compare models on a ComfyUI server, in time and pictures", bench.add_arguments, bench.run),
+    "sensitivity": Verb(
+        "measure what each format does to each layer's output", sensitivity.add_arguments, sensitivity.run
+    ),
     "recipes": Verb("list the built-in recipes", recipes.add_arguments, recipes.run),
     "demo": Verb("the whole job on a small model of its own", demo.add_arguments, demo.run),
 }
