@@ -18,6 +18,10 @@ PROVENANCE = "nvfp4_studio"
 class BenchServer(Server):
     """A server with these questions too."""
 
+    async def __aenter__(self) -> BenchServer:
+        await super().__aenter__()
+        return self
+
     async def system_stats(self) -> Mapping[str, Any]:
         """ComfyUI's `/system_stats`: versions, and memory of the machine and its devices in bytes."""
         found = await self._json("GET", "system_stats")

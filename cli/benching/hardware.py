@@ -24,10 +24,12 @@ def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None)
     device's name must do; nvfp4 is None where that tells nothing.
     """
     device = next((entry for entry in stats.get("devices", ()) if isinstance(entry, dict)), {})
-    system = stats.get("system") if isinstance(stats.get("system"), dict) else {}
+    system = system_of(stats)
     kind = one_line(str(device.get("type", "unknown")), 20)
     name = "CPU" if kind == "cpu" else one_line(str(device.get("name", "unknown")), 120)
     first = next((entry for entry in (told or {}).get("devices", ()) if isinstance(entry, dict)), None)
+    nvfp4: bool | None
+    fp8: bool | None
     if first is not None:
         nvfp4, fp8 = bool(first.get("nvfp4")), bool(first.get("fp8"))
         capability = first.get("capability") if isinstance(first.get("capability"), list) else None
@@ -64,6 +66,12 @@ def meaning(device: str, nvfp4: bool | None) -> str:
         "Quality is that of the weights alone, without the rounding of activations that NVFP4 hardware adds; the times "
         "say nothing about a GPU with NVFP4 tensor cores."
     )
+
+
+def system_of(stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of `/system_stats` about machine and versions."""
+    system = stats.get("system")
+    return system if isinstance(system, dict) else {}
 
 
 def _by_name(kind: str, name: str) -> bool | None:

@@ -96,8 +96,9 @@ class Journal:
             file.truncate(0)
             self._append({"format": FORMAT, "version": VERSION, "request": self._request})
             return
-        known = lines[0].get("request") if isinstance(lines[0], dict) else None
-        if not isinstance(known, dict) or (lines[0].get("format"), lines[0].get("version")) != (FORMAT, VERSION):
+        head = lines[0] if isinstance(lines[0], dict) else {}
+        known = head.get("request")
+        if not isinstance(known, dict) or (head.get("format"), head.get("version")) != (FORMAT, VERSION):
             raise RequestError(
                 f"{self.folder / NAME} is no journal of this version: delete {self.folder} to begin anew, or choose "
                 "another --out."

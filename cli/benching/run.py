@@ -16,7 +16,7 @@ from ..servers.prompts import BUILTIN, Prompt, read_prompts
 from ..servers.workflow import Graph, NodeInfo, read_workflow
 from ..servers.workflow import Prompt as Workflow
 from .asking import BenchServer
-from .hardware import described_hardware
+from .hardware import described_hardware, system_of
 from .journal import Journal
 from .loading import FOLDERS, PREVIEW, Loading, prepare_loading
 from .output import write_outputs
@@ -111,7 +111,7 @@ async def _classes(server: BenchServer, workflow: Workflow) -> dict[str, NodeInf
 async def _facts(server: BenchServer, loading: Loading, files: Sequence[tuple[str, ...]]) -> dict[str, Any]:
     """What must be the same whenever the comparison goes on, and what its page says of the server."""
     stats, told = await server.system_stats(), await server.hardware()
-    system = stats.get("system") if isinstance(stats.get("system"), dict) else {}
+    system = system_of(stats)
     widget = loading.places[0][1]
     made_by = [await server.provenance(FOLDERS[widget], names[0]) if widget in FOLDERS else None for names in files]
     return {

@@ -146,6 +146,25 @@ def test_the_files_are_made_from_the_json(comparison: Callable[..., Any]) -> Non
         assert picture.shape[1] > 600 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.pop("models"),
+        lambda found: found["models"][0].pop("quality"),
+        lambda found: found["request"].update(reference="x"),
+        lambda found: found["generations"][0].update(model=7),
+        lambda found: found["generations"][0].update(pictures=["pictures/../../secret.png"]),
+        lambda found: found["generations"][0].update(pictures=["/secret.png"]),
+    ],
+)
+def test_a_result_that_was_changed_is_refused(comparison: Callable[..., Any], change: Callable[[Any], Any]) -> None:
+    made = comparison("first.safetensors", "second.safetensors")
+    change(made.result)
+    (made.folder / "bench.json").write_text(json.dumps(made.result), "utf-8")
+    with pytest.raises(BenchError, match="was changed or cut off"):
+        read_result(made.folder / "bench.json")
+
+
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     for content, said in (
