@@ -28,6 +28,11 @@ def sources() -> list[str]:
     ]
 
 
+def check_id(source: str) -> None:
+    """Raises InvalidName for an id that could lead out of its folder, whether there is such a file or not."""
+    names.relative_parts(source, "source")
+
+
 def source_path(source: str) -> Path:
     """The file behind an id of :func:`sources`; anything that is not in ComfyUI's own list is refused."""
     folder, _, name = source.partition("/")

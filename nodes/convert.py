@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..calibration import DEFAULT_POLICY, POLICIES
 from ..converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, Options, Recipe, available_recipes
 from . import checkpoints, converting, earlier, host, names, recipes
-from .gate import TOKEN_INPUT, gate
+from .gate import gate, token_of
 from .library import CALIBRATIONS
 from .recipes import AUTO
 from .studio.conversions import board
@@ -126,7 +126,7 @@ class NVFP4Convert(io.ComfyNode):
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         name = _output_name(source, output_name)
-        if not gate.spend(_token(cls.hidden.prompt, node_id), node_id):
+        if not gate.spend(token_of(cls.hidden.prompt, node_id), node_id):
             return _shown(_idle(name, source))
         inputs = {
             "source": source,
@@ -185,11 +185,6 @@ def _recipe(recipe: str) -> str | Recipe | None:
 
 def _listed(choices: Mapping[str, str]) -> str:
     return " ".join(f"{name}: {text}" for name, text in choices.items())
-
-
-def _token(prompt: Any, node_id: str) -> object:
-    node = prompt.get(node_id) if isinstance(prompt, dict) else None
-    return node.get("inputs", {}).get(TOKEN_INPUT) if isinstance(node, dict) else None
 
 
 def _output_name(source: str, output_name: str) -> str:

@@ -10,6 +10,7 @@ from .compare import NVFP4Compare, NVFP4CompareImages
 from .convert import NVFP4Convert
 from .library import LIBRARIES
 from .report import NVFP4CalibrationReport
+from .sensitivity import NVFP4Sensitivity
 
 
 class NVFP4StudioExtension(ComfyExtension):
@@ -24,4 +25,11 @@ class NVFP4StudioExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
-        return [NVFP4Calibrate, NVFP4Convert, NVFP4CalibrationReport, NVFP4Compare, NVFP4CompareImages]
+        return [
+            NVFP4Calibrate,
+            NVFP4Convert,
+            NVFP4CalibrationReport,
+            NVFP4Sensitivity,
+            NVFP4Compare,
+            NVFP4CompareImages,
+        ]

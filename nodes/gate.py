@@ -1,6 +1,6 @@
-"""One-shot tokens: a conversion runs only for the prompt that the button queued.
+"""One-shot tokens: a conversion or measurement runs only for the prompt that the button queued.
 
-NVFP4Convert is an output node, so every ordinary Run executes it as well. The button asks the server for a
+NVFP4Convert and NVFP4Sensitivity are output nodes, so every ordinary Run executes them as well. The button asks the server for a
 token, puts it into the one prompt that it queues, and the node spends it. A prompt that is run again from the
 history carries a spent token and does nothing.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
+from typing import Any
 
 TOKEN_INPUT = "conversion_token"
 """Key below the node's ``inputs`` in the prompt. It is not part of the node's schema, so no workflow stores it."""
@@ -42,6 +43,12 @@ class ConversionGate:
             return False
         with self._lock:
             return self._waiting.pop(token, None) == node_id
+
+
+def token_of(prompt: Any, node_id: str) -> object:
+    """What a prompt holds where the button puts its token."""
+    node = prompt.get(node_id) if isinstance(prompt, dict) else None
+    return node.get("inputs", {}).get(TOKEN_INPUT) if isinstance(node, dict) else None
 
 
 gate = ConversionGate()

@@ -36,6 +36,7 @@ READ: Mapping[str, Answer] = {
     "results": results.listed,
     "result_plot": results.plot,
     "sensitivities": sensitivities.listed,
+    "sensitivity_plot": sensitivities.plot,
 }
 ASKED: Mapping[str, tuple[Answer, int]] = {
     "source": (sources.described, MAX_BODY),
@@ -46,6 +47,7 @@ ASKED: Mapping[str, tuple[Answer, int]] = {
     "recipes/save": (saved_recipes.saved, plans.MAX_BODY),
     "recipes/delete": (saved_recipes.deleted, MAX_BODY),
     "conversions/discard": (interrupted.discarded, MAX_BODY),
+    "sensitivities/delete": (sensitivities.deleted, MAX_BODY),
     "result": (results.described, MAX_BODY),
     "results/delete": (results.deleted, MAX_BODY),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..calibration import Calibration, CalibrationReport, Comparison, Cost
 from ..calibration.page import number
+from ..converters.sensitivity import KEEP, Sensitivity, decibels
 
 NAMED_LAYERS = 3
 NAMED_WARNINGS = 2
@@ -94,6 +95,22 @@ def conversion_text(summary: Mapping[str, Any], name: str, warnings: Sequence[st
     lines.extend(f"Warning: {warning}" for warning in warnings[:NAMED_WARNINGS])
     if len(warnings) > NAMED_WARNINGS:
         lines.append(f"{len(warnings) - NAMED_WARNINGS} more warnings in the report beside the file.")
+    return "\n".join(lines)
+
+
+def sensitivity_text(found: Sensitivity, name: str) -> str:
+    """The result of a measurement: how many layers and formats, and which layers suffer most in NVFP4."""
+    measured = [layer for layer in found.layers if layer.rows and not layer.fixed]
+    labels = {outcome.choice.label for layer in measured for outcome in layer.outcomes} - {KEEP}
+    worst = sorted(
+        ((layer.of_policy("nvfp4")[0], layer) for layer in measured if layer.of_policy("nvfp4")),
+        key=lambda pair: -pair[1].error(pair[0]),
+    )
+    lines = [f"{name}: {len(measured)} of {len(found.layers)} layers measured in {len(labels)} formats and roundings."]
+    if worst:
+        told = (f"{layer.module} ({decibels(layer.error(outcome)):.1f} dB)" for outcome, layer in worst[:NAMED_LAYERS])
+        lines.append(f"Farthest off in NVFP4: {', '.join(told)}.")
+    lines.append("Budgets in the studio and on the command line can use it now.")
     return "\n".join(lines)
 
 

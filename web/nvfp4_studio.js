@@ -10,9 +10,14 @@ const NODES = new Set([
   "NVFP4Calibrate",
   "NVFP4Convert",
   "NVFP4CalibrationReport",
+  "NVFP4Sensitivity",
   "NVFP4Compare",
   "NVFP4CompareImages",
 ]);
+const BUTTONS = {
+  NVFP4Convert: { name: "convert", label: "Convert to NVFP4", verb: "convert" },
+  NVFP4Sensitivity: { name: "measure", label: "Measure sensitivity", verb: "measure" },
+};
 const STATUS_EVENT = "nvfp4_studio.status";
 const REFRESH_EVENT = "nvfp4_studio.refresh";
 const STATUS_OUTPUT = "nvfp4_status";
@@ -44,25 +49,25 @@ async function askForToken(node) {
   return answer.token;
 }
 
-async function queueConversion(node, ticket) {
+async function queueAlone(node, ticket, verb) {
   const id = executionIdOf(rootGraph(), node);
   try {
     ticket.put(await askForToken(id));
   } catch (error) {
-    complain(`The server gave no permission to convert: ${error.message}`);
+    complain(`The server gave no permission to ${verb}: ${error.message}`);
     return;
   }
   showStatus(node, "Queued.");
   await app.queuePrompt(0, 1, [id]);
 }
 
-function addButton(node) {
+function addButton(node, { name, label, verb }) {
   const ticket = makeTicket();
   node.addCustomWidget(ticket);
-  const button = node.addWidget("button", "convert", null, () => queueConversion(node, ticket), { serialize: false });
-  button.label = "Convert to NVFP4";
+  const button = node.addWidget("button", name, null, () => queueAlone(node, ticket, verb), { serialize: false });
+  button.label = label;
   button.serialize = false;
-  button.tooltip = "Queue this node alone. An ordinary Run does not convert.";
+  button.tooltip = `Queue this node alone. An ordinary Run does not ${verb}.`;
 }
 
 app.registerExtension({
@@ -79,7 +84,8 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!NODES.has(node.comfyClass)) return;
-    if (node.comfyClass === "NVFP4Convert") addButton(node);
+    const button = BUTTONS[node.comfyClass];
+    if (button) addButton(node, button);
     const onExecuted = node.onExecuted;
     node.onExecuted = function (output) {
       onExecuted?.call(this, output);

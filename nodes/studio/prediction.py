@@ -9,64 +9,72 @@ from typing import Any
 
 from ...converters import LayerDecision
 from ...converters.formats import POLICIES
-from ...converters.sensitivity import KEEP, Choice, LayerSensitivity, Sensitivity, decibels
+from ...converters.sensitivity import KEEP, Choice, LayerSensitivity, decibels
 from ...converters.typical import typical_sqnr_db
 
 
 @dataclass(frozen=True)
 class Expected:
-    """``share``: of the model's relative squared error, by which layers compare; ``sqnr_db`` is −10·log10 of it.
+    """``error``: relative squared error, 0 where nothing changes. ``share``: what it adds to the model's.
 
-    None where nothing is changed. ``measured``: of this model's own output error on rows that calibration kept;
-    otherwise the weight error that the format typically has.
+    ``measured``: of the layer's own output, on rows that calibration kept; otherwise it is the weight error that the
+    format typically has.
     """
 
-    share: float | None
+    error: float
+    share: float
     measured: bool
 
     @property
     def sqnr_db(self) -> float | None:
-        return decibels(self.share) if self.share else None
+        """-10·log10 of the error, None where nothing changes."""
+        return decibels(self.error) if self.error > 0 else None
 
 
-def policy_of(layer: LayerDecision) -> str:
-    """The policy that asks for what was decided."""
+def expected(layer: LayerDecision, measured: LayerSensitivity | None) -> Expected:
+    """What to expect of one layer."""
+    if measured is not None and not measured.fixed:
+        for choice in _choices(layer):
+            outcome = measured.outcome(choice)
+            if outcome is not None:
+                return Expected(measured.error(outcome), measured.share(outcome), True)
     if layer.action != "quantize":
-        return KEEP
+        return Expected(0.0, 0.0, False)
+    typical = typical_sqnr_db(layer.format, layer.rounding)
+    error = 10 ** (-typical / 10) if typical is not None else 0.0
+    return Expected(error, error, False)
+
+
+def _choices(layer: LayerDecision) -> list[Choice]:
+    """What a measurement calls the decision. FP8 that stays FP8 was measured as such where its input is quantized."""
+    if layer.action != "quantize":
+        quantized = layer.tag is not None and not layer.full_precision and layer.format in POLICIES
+        return [Choice(layer.format), Choice(KEEP)] if quantized else [Choice(KEEP)]
+    return [Choice(_policy(layer), layer.rounding, layer.pre_quant_exponent, layer.gain)]
+
+
+def _policy(layer: LayerDecision) -> str:
+    """The policy that asks for this format, tag included."""
     tag = layer.tag or {}
     fitting = [
         policy
         for policy, stored in POLICIES.items()
         if layer.format == stored.NAME and all(tag.get(key) == value for key, value in stored.POLICIES[policy].items())
     ]
-    return max(fitting, key=lambda policy: len(POLICIES[policy].POLICIES[policy]), default=KEEP)
+    return max(fitting, key=lambda policy: len(POLICIES[policy].POLICIES[policy]))
 
 
-def expected(layer: LayerDecision, measured: LayerSensitivity | None) -> Expected:
-    """What to expect of one layer."""
-    policy = policy_of(layer)
-    if measured is not None and not measured.fixed:
-        choice = Choice(policy, layer.rounding, layer.pre_quant_exponent, layer.gain)
-        outcome = measured.outcome(choice)
-        if outcome is not None:
-            return Expected(measured.share(outcome), True)
-    if policy == KEEP:
-        return Expected(None, False)
-    typical = typical_sqnr_db(layer.format, layer.rounding)
-    return Expected(10 ** (-typical / 10) if typical is not None else None, False)
-
-
-def total(found: Iterable[Expected], sensitivity: Sensitivity | None) -> dict[str, Any]:
-    """All layers together: the model's predicted error when everything that changes was measured, else a mean."""
-    changed = [one for one in found if one.share]
-    whole = sensitivity is not None and all(one.measured for one in changed)
-    shares = math.fsum(one.share or 0.0 for one in changed)
+def total(found: Iterable[Expected], quality_db: float | None) -> dict[str, Any]:
+    """All layers together: the model's predicted error where all was measured, else a typical mean."""
+    changed = [one for one in found if one.error > 0]
+    if quality_db is not None:
+        return {"sqnr_db": quality_db, "measured": True, "is": "predicted error of the model's output"}
     if not changed:
-        return {"sqnr_db": None, "measured": whole, "is": "no layer changes"}
-    if whole:
-        return {"sqnr_db": decibels(shares), "measured": True, "is": "predicted error of the model's output"}
+        return {"sqnr_db": None, "measured": False, "is": "no layer changes"}
     return {
-        "sqnr_db": decibels(shares / len(changed)),
-        "measured": False,
-        "is": "mean weight error that is typical of these formats; measure a sensitivity to know this model's",
+        "sqnr_db": decibels(math.fsum(one.error for one in changed) / len(changed)),
+        "measured": all(one.measured for one in changed),
+        "is": "mean error of the layers that change"
+        if all(one.measured for one in changed)
+        else "mean weight error that is typical of these formats; measure a sensitivity to know this model's",
     }

@@ -16,9 +16,9 @@ from .. import host, recipes
 from ..guard import Refused
 from ..library import RECIPES
 from .asked import asked
+from .deciding import decide
 from .fields import name_in
 from .headers import opened
-from .planning import recipe_of
 from .told import by_id
 
 
@@ -58,9 +58,11 @@ def saved(body: Mapping[str, Any]) -> dict[str, Any]:
     if path.exists() and body.get("overwrite") is not True:
         raise Refused(400, f"There is a recipe {name!r} already: choose another name, or overwrite it.")
     with opened(wanted.source) as source:
-        recipe = recipe_of(wanted, source)
+        recipe = decide(wanted, source).recipe
     count = len(recipe.layers)
-    title = f"{recipe.title.partition(' · ')[0]} · {count} layer{'' if count == 1 else 's'} pinned"
+    title = recipe.title
+    if wanted.budget is None:
+        title = f"{title.partition(' · ')[0]} · {count} layer{'' if count == 1 else 's'} pinned"
     with by_id({path: name}):
         save_recipe(path, with_pins(recipe, {}, name=name, title=title))
     host.refresh_lists()

@@ -1,4 +1,4 @@
-"""Measured sensitivities: which there are, and the one that a plan looks at."""
+"""Measured sensitivities: which there are, their plots, and the one that a plan looks at."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...calibration.errors import StudioError
+from ...converters.plots.sensitivity import sensitivity_plot
 from ...converters.sensitivity import Sensitivity, load
+from .. import host
 from ..library import SENSITIVITIES
 from .cache import FileCache
-from .told import by_id
+from .calibrations import png
+from .fields import name_in
+from .told import by_id, told
 
 _loaded: FileCache[Sensitivity] = FileCache(4)
+_summaries: FileCache[dict[str, Any]] = FileCache(64)
 
 
 def opened(name: str) -> Sensitivity:
@@ -31,8 +37,36 @@ def opened(name: str) -> Sensitivity:
 
 
 def listed(_: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"sensitivities": [{"name", "bytes", "modified_ns"}]}``."""
+    """``{"sensitivities": [...]}``: each with what it was measured on; ``problem`` says why one cannot be used."""
     entries = [
-        {"name": name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns} for name, stat in SENSITIVITIES.stored()
+        {"name": name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, **_summary(name)}
+        for name, stat in SENSITIVITIES.stored()
     ]
     return {"sensitivities": entries}
+
+
+def _summary(name: str) -> dict[str, Any]:
+    path = SENSITIVITIES.path(name)
+
+    def read() -> tuple[dict[str, Any], Iterable[Path]]:
+        found = load(path)
+        facts = {key: getattr(found, key) for key in ("source", "family", "calibration", "kernels", "weighting")}
+        return {**facts, "layers": len(found.layers), "problem": None}, (path,)
+
+    try:
+        return _summaries.get(path, read)
+    except (StudioError, OSError) as error:
+        return {"source": None, "problem": told(str(error), {path: name})}
+
+
+def plot(query: Mapping[str, Any]) -> bytes:
+    """``?name=``: errors and shares by block and type as PNG."""
+    return png(sensitivity_plot(opened(name_in(query, "name"))))
+
+
+def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"name"}`` -> ``{"deleted"}``."""
+    name = name_in(body, "name")
+    SENSITIVITIES.exchangeable(name).unlink(missing_ok=True)
+    host.refresh_lists()
+    return {"deleted": name}

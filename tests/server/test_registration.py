@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = ("NVFP4Calibrate", "NVFP4Convert", "NVFP4CalibrationReport", "NVFP4Compare", "NVFP4CompareImages")
+NODES = (
+    "NVFP4Calibrate",
+    "NVFP4Convert",
+    "NVFP4CalibrationReport",
+    "NVFP4Sensitivity",
+    "NVFP4Compare",
+    "NVFP4CompareImages",
+)
 
 
 @pytest.fixture(scope="module")

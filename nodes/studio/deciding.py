@@ -1,0 +1,94 @@
+"""From what a page asks for to a plan: recipe, pins by hand, and a budget where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...calibration import Calibration
+from ...converters import Options, Plan, Recipe, Source, detect_family, load_recipe, make_plan
+from ...converters.budget import Curves, Totals, parse_budget, plan_budget, totals_of
+from ...converters.budget.curve import placed_plan
+from ...converters.errors import SensitivityError
+from ...converters.pins import Pin
+from ...converters.recipe import with_pins
+from ...converters.sensitivity import Sensitivity, source_fingerprint
+from .. import recipes
+from ..guard import Refused
+from ..recipes import AUTO
+from . import calibrations, sensitivities
+from .asked import Asked
+from .cache import FileCache
+
+BY_HAND = "pinned by hand"
+_fingerprints: FileCache[str] = FileCache(32)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan and what it came from.
+
+    ``recipe`` is the whole of it, ``base`` the chosen one with the pins by hand but without those of a budget.
+    ``totals`` and ``curves`` are None where no sensitivity tells them.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    base: Recipe
+    calibration: Calibration | None
+    sensitivity: Sensitivity | None
+    totals: Totals | None
+    curves: Curves | None
+
+
+def decide(wanted: Asked, source: Source) -> Decided:
+    """Decide every layer.
+
+    Raises:
+        Refused: a budget without a sensitivity.
+        PlanError, SensitivityError: see ``make_plan`` and ``plan_budget``.
+    """
+    calibration = calibrations.opened(wanted.calibration) if wanted.calibration else None
+    sensitivity = sensitivities.opened(wanted.sensitivity) if wanted.sensitivity else None
+    base = recipe_of(wanted, source)
+    options = Options(base, wanted.rounding, wanted.input_scale, wanted.layout, wanted.text_encoder)
+    if sensitivity is not None:
+        _check_same(sensitivity, wanted.source, source)
+    if wanted.budget is not None:
+        if sensitivity is None:
+            raise Refused(
+                400, "A budget is kept by measured errors: choose a sensitivity, or measure one with NVFP4 Sensitivity."
+            )
+        budget = parse_budget(wanted.budget)
+        found = plan_budget(source, options, calibration, wanted.calibration, sensitivity, budget)
+        return Decided(found.plan, found.recipe, base, calibration, sensitivity, found.selection.totals, found.curves)
+    plan = make_plan(source, options, calibration, wanted.calibration)
+    placed = placed_plan(sensitivity, plan) if sensitivity is not None else None
+    totals = totals_of(sensitivity, placed) if sensitivity is not None and placed is not None else None
+    return Decided(plan, base, base, calibration, sensitivity, totals, None)
+
+
+def recipe_of(wanted: Asked, source: Source) -> Recipe:
+    """The chosen recipe with the layers pinned by hand; a pin to None takes the recipe's own pin away."""
+    chosen = wanted.recipe
+    base = recipes.read(chosen) if chosen != AUTO else load_recipe(detect_family(source.tensors).default_recipe)
+    if not wanted.pins:
+        return base
+    removed = {module for module, policy in wanted.pins.items() if policy is None}
+    base = replace(base, layers={module: pin for module, pin in base.layers.items() if module not in removed})
+    pins = {module: Pin(policy, reason=BY_HAND) for module, policy in wanted.pins.items() if policy is not None}
+    return with_pins(base, pins, name=base.name, title=base.title)
+
+
+def _check_same(sensitivity: Sensitivity, identity: str, source: Source) -> None:
+    """Raises SensitivityError when the sensitivity is of another checkpoint."""
+
+    def read() -> tuple[str, Iterable[Path]]:
+        return source_fingerprint(source), (source.path, *source.files)
+
+    if sensitivity.fingerprint != _fingerprints.get(identity, read):
+        raise SensitivityError(
+            f"The sensitivity was measured on {sensitivity.source}, and {source.path.name} has other weights; "
+            "choose another one or none."
+        )
