@@ -147,7 +147,7 @@ class NVFP4Compare(io.ComfyNode):
         }
         notes = [note for note in (hardware_note(ran[1]), _schedule_note(sampled), _kept_note(sampled)) if note]
         if vae is None:
-            outcome = Outcome(**found, notes=notes)
+            outcome = Outcome(**found, notes=[NO_VAE, *notes])
             image = as_image(with_trajectory(None, outcome)) if sampled.steps else torch.ones(1, 8, 8, 3)
             blocked = [ExecutionBlocker(NO_VAE)] * 5
             return io.NodeOutput(image, outcome.markdown(), *blocked, ui=_shown(cls, outcome, image, {}))

@@ -49,7 +49,8 @@ def _haarpsi(one: Tensor, other: Tensor) -> Tensor:
     if not bool(weight.any()):
         weight = torch.ones_like(weight)
     mean = (torch.sigmoid(ALPHA * torch.stack(similarities)) * weight).sum() / weight.sum()
-    return (torch.logit(mean) / ALPHA).square()
+    # Equal pictures would end a rounding error above 1.
+    return (torch.logit(mean) / ALPHA).square().clamp(max=1.0)
 
 
 def _yiq(picture: Tensor) -> Tensor:

@@ -22,6 +22,12 @@ def pairs(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     Raises:
         PictureError: other shapes, or the two differ.
     """
+    require_alike(first, second)
+    return ((_unit(one), _unit(other)) for one, other in zip(first, second, strict=True))
+
+
+def require_alike(first: Tensor, second: Tensor) -> None:
+    """Raise :class:`PictureError` unless both are pictures ``[B, H, W, C]`` of one shape."""
     for pictures in (first, second):
         if pictures.ndim != 4 or pictures.shape[-1] not in CHANNELS or 0 in pictures.shape:
             raise PictureError(
@@ -30,7 +36,6 @@ def pairs(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
             )
     if first.shape != second.shape:
         raise PictureError(f"{described(first)} cannot be compared with {described(second)}: make both alike.")
-    return ((_unit(one), _unit(other)) for one, other in zip(first, second, strict=True))
 
 
 def described(pictures: Tensor) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .haarpsi import haarpsi
+from .pairs import require_alike
 from .signal import psnr
 from .ssim import ssim
 
@@ -44,7 +45,11 @@ def score(first: Tensor, second: Tensor, each: Callable[[int, int], None] | None
     """Scores of each pair of two batches ``[B, H, W, C]``; ``each`` is called with (pairs done, pairs) after each.
 
     A pair of one megapixel takes about a second of one CPU core.
+
+    Raises:
+        PictureError: no pictures, or the two batches differ in shape.
     """
+    require_alike(first, second)
     scores = []
     for number in range(len(first)):
         pair = first[number : number + 1], second[number : number + 1]

@@ -170,12 +170,13 @@ def test_saved_levels_are_those_of_comfyuis_save_nodes() -> None:
             "1 picture of 16 x 16, 3 channels cannot be compared with 1 picture of 17 x 16",
         ),
         ((2, 16, 16, 3), (1, 16, 16, 3), "2 pictures of 16 x 16"),
+        ((1, 16, 16, 3), (2, 16, 16, 3), "1 picture of 16 x 16, 3 channels cannot be compared with 2 pictures"),
         ((16, 16, 3), (16, 16, 3), r"\[16, 16, 3\]"),
         ((1, 3, 16, 16), (1, 3, 16, 16), "1, 3 or 4 channels"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(first: tuple[int, ...], second: tuple[int, ...], words: str) -> None:
-    for metric in METRICS:
+    for metric in (*METRICS, score):
         with pytest.raises(PictureError, match=words):
             metric(torch.zeros(first), torch.zeros(second))
 
