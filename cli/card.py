@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bench", metavar="JSON", help="bench.json of nvfp4-studio bench, in the folder of its pictures"
     )
     parser.add_argument(
-        "--verify", metavar="JSON", help="what nvfp4-studio verify --json printed, instead of the report"
+        "--verify",
+        metavar="JSON",
+        help="what nvfp4-studio verify --json printed, instead of the report; with --activations also errors of outputs",
     )
     parser.add_argument("--license", metavar="TEXT", help="licence of the source: an SPDX identifier, or words")
     parser.add_argument("--out", metavar="DIR", help=f"where {PAGE}, {DATA} and pictures go, default FILE.card")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...calibration.page import Section, markdown
+from ...calibration.page import Section, counted, markdown
 from ..benching.page import QUALITY, TABLE, quality_rows, speed_rows
 
 UNKNOWN = "unknown"
@@ -21,6 +21,7 @@ def card_page(card: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
         Section("How it was made", head=("", ""), rows=tuple(_made(card))),
         _layers(card),
         _weights(card),
+        _fidelity(card),
         _calibration(card),
         *_benchmark(card),
         _predicted(card),
@@ -90,7 +91,7 @@ def _layers(card: Mapping[str, Any]) -> Section:
     layers = card["layers"]
     lines = (
         f"{layers['nvfp4']} of {layers['total']} Linear layers of the diffusion model are NVFP4; {layers['quantized']} are "
-        f"quantized, {layers['with_input_scale']} have a calibrated input_scale.",
+        f"stored quantized, {layers['with_input_scale']} have a calibrated input_scale.",
     )
     rows = [
         (entry["format"], f"{entry['layers']}", f"{entry['percent_of_weights']:g} %") for entry in layers["formats"]
@@ -123,13 +124,35 @@ def _weights(card: Mapping[str, Any]) -> Section:
     return Section("Weight errors", tuple(lines), head, tuple(rows))
 
 
+def _fidelity(card: Mapping[str, Any]) -> Section:
+    found = (card["weights"] or {}).get("fidelity")
+    if found is None:
+        return Section("Fidelity")
+    what = "outputs, computed as ComfyUI does" if found["of"] == "outputs" else "weights"
+    lines = (
+        f"Grade {found['grade']} ({found['grades']}), of the {what}: mean relative RMSE "
+        f"{found['mean']['rel_rmse_percent']:.2f} %, cosine {found['mean']['cosine']:.4f} over {found['measured_layers']} "
+        f"of {found['quantized_layers']} quantized layers.",
+    )
+    rows = [
+        (
+            group["kind"],
+            f"{group['layers']}",
+            f"{group['rel_rmse_percent']:.2f} %",
+            f"{group['cosine']:.5f}",
+        )
+        for group in found["groups"]
+    ]
+    return Section(f"Fidelity of {found['of']}", lines, ("kind", "layers", "rel. RMSE", "cosine"), tuple(rows))
+
+
 def _calibration(card: Mapping[str, Any]) -> Section:
     found = card["calibration"]
     if found is None:
         return Section("Calibration")
     unseen = f", unseen noise levels: {found['schedule_unseen']}" if found["schedule_unseen"] else ""
     lines = (
-        f"{found['images']} images, {found['samplings']} samplings, {found['steps']} steps.",
+        f"{counted(found['images'], 'image')}, {counted(found['samplings'], 'sampling')}, {counted(found['steps'], 'step')}.",
         f"{found['layers_seen']} of {found['layers']} Linear layers seen; {found['schedule_seen_percent']:g} % of the noise "
         f"schedule{unseen}.",
     )

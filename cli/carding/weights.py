@@ -11,6 +11,7 @@ from ...converters import Verification
 from ...converters.groups import error_groups
 from ...converters.measure import LayerError
 from .errors import CardError
+from .fidelity import describe_fidelity
 from .reading import read_object
 
 
@@ -35,13 +36,14 @@ def from_report(path: Path, name: str, size: int) -> dict[str, Any]:
 
 
 def from_verification(path: Path) -> dict[str, Any]:
-    """From what `nvfp4-studio verify --json` printed."""
+    """From what `nvfp4-studio verify --json` printed; with --activations it tells the errors of outputs too."""
     found = read_object(path, "what nvfp4-studio verify --json printed")
     layers = found.get("layers")
     if not isinstance(layers, list) or "good" not in found:
         raise CardError(f"{path} is no verification: give what nvfp4-studio verify --json printed.")
     errors = [_layer(layer, path) for layer in layers]
-    return {**_summary(errors, found.get("tensors"), found.get("problems"), "nvfp4-studio verify"), "warnings": []}
+    measured = _summary(errors, found.get("tensors"), found.get("problems"), "nvfp4-studio verify")
+    return {**measured, "warnings": [], "fidelity": describe_fidelity(found.get("fidelity"), path)}
 
 
 def from_measuring(found: Verification) -> dict[str, Any]:

@@ -132,6 +132,10 @@ def test_errors_come_from_a_verification_or_are_measured(
     run("card", converted, "--source", checkpoint, "--out", tmp_path / "c")
     cards.append(card_of(tmp_path / "c")[0]["weights"])
     assert len({card["from"] for card in cards}) == 3
+    card, page = card_of(tmp_path / "b")
+    fidelity = json.loads((tmp_path / "verify.json").read_text("utf-8"))["fidelity"]
+    assert card["weights"]["fidelity"]["grade"] == fidelity["grade"] and f"Grade {fidelity['grade']} (" in page
+    assert untraceable(page, card) == []
     for card in cards[1:]:
         assert card["mean_sqnr_db"] == pytest.approx(cards[0]["mean_sqnr_db"])
         assert card["worst_layer"] == cards[0]["worst_layer"] and card["changed_layers"] == cards[0]["changed_layers"]
