@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .budget import add_budget_options, budgeted, check_budget_options, write_budget
 from .interrupt import Interrupt, Interrupted
 from .options import add_options, calibration_of, options_of
 from .progress import Bar
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("target", metavar="DST", help="the file to write; it appears when it is complete and verified")
     add_options(parser)
+    add_budget_options(parser)
     parser.add_argument(
         "--device", default="auto", metavar="D", help="auto (default: a GPU if there is one), cuda or cpu"
     )
@@ -36,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from ..converters import Cancelled, ConversionError, convert, report_stem
+    from ..converters import Cancelled, ConversionError, convert, open_source, report_stem
 
+    check_budget_options(arguments)
     stem = _report_stem(arguments.report, arguments.target) if arguments.report else report_stem(arguments.target)
     if not stem.parent.is_dir():
         raise ConversionError(f"The folder {stem.parent} does not exist; create it or choose another output.")
@@ -45,13 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
         there = next((path for path in (_with(stem, ".json"), _with(stem, ".md")) if path.is_file()), None)
         if there is not None:
             raise ConversionError(f"The report {there} exists already; choose another --report or use --overwrite.")
-    calibration = calibration_of(arguments)
+    calibration, options, made = calibration_of(arguments), options_of(arguments), None
+    if arguments.budget is not None and calibration is not None:
+        with open_source(arguments.source) as source:
+            made = budgeted(arguments, source, options, calibration, arguments.device)
+        options = replace(options, recipe=made.recipe)
     with Interrupt() as interrupt, Bar() as bar:
         try:
             report = convert(
                 arguments.source,
                 arguments.target,
-                options_of(arguments),
+                options,
                 calibration=calibration,
                 calibration_name=Path(arguments.calibration).name if arguments.calibration else None,
                 device=arguments.device,
@@ -65,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConversionError("The GPU's memory is full; nothing was written. Use --device cpu.") from error
     try:
         written = report.write(stem)
+        written += write_budget(made, _with(stem, "-budget")) if made is not None else []
     except OSError as error:
         raise ConversionError(
             f"{arguments.target} is complete and verified, but its report {stem}.json cannot be written: "

@@ -113,7 +113,8 @@ def _layers(selection: Selection) -> list[str]:
             continue
         chosen = chosen_option(selection, item)
         others = alternatives(item, chosen)
-        closer = next((option for option in reversed(others) if option.error < chosen.error), None)
+        better = [option for option in others if option.error < chosen.error]
+        closer = min(better, key=lambda option: (option.bytes, option.error), default=None)
         smaller = next((option for option in others if option.bytes < chosen.bytes), None)
         label = chosen.outcomes[0].choice.label if len(item.layers) == 1 else chosen.policy
         part = f"{chosen.error / whole:.2%}" if whole > 0 else "0 %"

@@ -1,0 +1,168 @@
+"""`--budget` of `plan` and `convert`: a sensitivity read or measured, formats chosen, the recipe and its page kept."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from .interrupt import Interrupt, Interrupted
+from .progress import Bar
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..converters import Options, Source
+    from ..converters.budget import BudgetedPlan
+    from ..converters.plots import Picture
+    from ..converters.sensitivity import Sensitivity
+
+NEEDING_A_BUDGET = {
+    "sensitivity": "--sensitivity",
+    "no_ties": "--no-ties",
+    "beyond_rules": "--beyond-rules",
+    "save_recipe": "--save-recipe",
+}
+
+
+def add_budget_options(parser: argparse.ArgumentParser) -> None:
+    """What belongs to a budget; its help says what it is."""
+    group = parser.add_argument_group("formats chosen by measurement")
+    group.add_argument(
+        "--budget",
+        metavar="B",
+        help="choose each layer's format by its measured output error: size<=12GB or size<=0.8 (of the source) and "
+        "speed>=1.5 (times FP8) for the least error, quality>=30dB for the smallest file; needs --calibration",
+    )
+    group.add_argument(
+        "--sensitivity",
+        metavar="S",
+        help="what `nvfp4-studio sensitivity` measured (.json); without one it is measured and written beside the source",
+    )
+    group.add_argument(
+        "--no-ties", action="store_true", help="layers that share kernels (q, k, v) may get different formats"
+    )
+    group.add_argument(
+        "--beyond-rules",
+        action="store_true",
+        help="layers that the recipe's rules keep, such as modulation, may change too; what cannot be stored or loaded, "
+        "edge blocks and layers outside the blocks stay",
+    )
+    group.add_argument("--save-recipe", metavar="R", help="write the chosen recipe (.json), for other conversions")
+
+
+def check_budget_options(arguments: argparse.Namespace) -> None:
+    """Raises PlanError when an option that belongs to a budget stands without one, or a budget without a calibration."""
+    from ..converters import PlanError
+
+    if arguments.budget is None:
+        alone = next((option for name, option in NEEDING_A_BUDGET.items() if getattr(arguments, name)), None)
+        if alone is not None:
+            raise PlanError(f"{alone} belongs to a budget; add --budget, for example --budget size<=0.7.")
+    elif not arguments.calibration:
+        raise PlanError("A budget chooses by measured errors; add --calibration with detail curvature.")
+
+
+def budgeted(
+    arguments: argparse.Namespace, source: Source, options: Options, calibration: Calibration, device: str
+) -> BudgetedPlan:
+    """The plan within the budget of the arguments; saves the recipe where that is asked for."""
+    from ..converters import save_recipe
+    from ..converters.budget import parse_budget, plan_budget
+
+    budget = parse_budget(arguments.budget)
+    sensitivity = _sensitivity(arguments, source, options, calibration, device)
+    made = plan_budget(
+        source,
+        options,
+        calibration,
+        Path(arguments.calibration).name,
+        sensitivity,
+        budget,
+        ties=not arguments.no_ties,
+        beyond_rules=arguments.beyond_rules,
+    )
+    if arguments.save_recipe:
+        save_recipe(arguments.save_recipe, made.recipe)
+        print(f"Wrote {arguments.save_recipe}.", file=sys.stderr)
+    return made
+
+
+def write_budget(made: BudgetedPlan, stem: Path) -> list[Path]:
+    """Write STEM.json, STEM.md and STEM.png. Raises OSError."""
+    from ..calibration.files import write_atomically
+    from ..converters.budget.page import to_json, to_markdown
+
+    paths = [stem.with_name(stem.name + ending) for ending in (".json", ".md", ".png")]
+    picture = io.BytesIO()
+    plot_of(made).save(picture, format="PNG")
+    text = f"{to_markdown(made)}\n![{made.selection.budget}]({quote(stem.name)}.png)\n"
+    contents = (json.dumps(to_json(made), indent=1, allow_nan=False).encode(), text.encode(), picture.getvalue())
+    for path, content in zip(paths, contents, strict=True):
+        write_atomically(path, content)
+    return paths
+
+
+def plot_of(made: BudgetedPlan) -> Picture:
+    """The curve with the chosen plan and the family's recipes."""
+    from ..converters.budget.page import influence_measured
+    from ..converters.plots.budget import budget_plot
+
+    sensitivity = made.selection.sensitivity
+    note = f"{made.selection.budget}: measured with {sensitivity.calibration}, speeds of {sensitivity.kernels}"
+    if not influence_measured(sensitivity):
+        note += "; sums of the layers' own errors, influence on the output not measured"
+    return budget_plot(f"Budgets of {made.plan.source}", note, made.curves)
+
+
+def _sensitivity(
+    arguments: argparse.Namespace, source: Source, options: Options, calibration: Calibration, device: str
+) -> Sensitivity:
+    """The file that was named, the one beside the source when it is of today's calibration, or a new measurement."""
+    from ..converters import Cancelled
+    from ..converters.convert import chosen_device
+    from ..converters.sensitivity import load, measure_and_save
+
+    if arguments.sensitivity:
+        return load(arguments.sensitivity)
+    path = sensitivity_beside(Path(arguments.source))
+    earlier = _earlier(path, Path(arguments.calibration), source, options)
+    if earlier is not None:
+        return earlier
+    with Interrupt() as interrupt, Bar() as bar:
+        try:
+            measured = measure_and_save(
+                source,
+                calibration,
+                path,
+                options=options,
+                calibration_name=Path(arguments.calibration).stem,
+                device=chosen_device(device),
+                progress=bar,
+                cancelled=interrupt,
+            )
+        except Cancelled as error:
+            raise Interrupted(str(error), interrupt.status) from error
+    print(f"Wrote {path}.", file=sys.stderr)
+    return measured
+
+
+def sensitivity_beside(source: Path) -> Path:
+    """Where `nvfp4-studio sensitivity` writes by default."""
+    named = source.resolve()
+    stem = named.with_suffix("") if named.suffix == ".safetensors" else named
+    return stem.with_name(f"{stem.name}-sensitivity.json")
+
+
+def _earlier(path: Path, calibration: Path, source: Source, options: Options) -> Sensitivity | None:
+    """What was measured before, None when that was another model, another calibration or another input_scale."""
+    from ..converters.sensitivity import load, source_fingerprint
+
+    if not path.is_file() or path.stat().st_mtime_ns < calibration.stat().st_mtime_ns:
+        return None
+    found = load(path)
+    same = (found.calibration, found.input_scale) == (calibration.stem, options.input_scale)
+    return found if same and found.fingerprint == source_fingerprint(source) else None

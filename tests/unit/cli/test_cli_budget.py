@@ -1,0 +1,112 @@
+"""`plan` and `convert` with a budget: measured once, kept in a file, chosen, written and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nvfp4_studio.calibration import Collector, save
+from nvfp4_studio.converters import load_recipe, open_source
+
+WIDTH, BLOCKS = 256, 3
+Run = Callable[..., Any]
+
+
+class Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = torch.nn.ModuleDict({name: torch.nn.Linear(WIDTH, WIDTH) for name in ("to_q", "to_k", "to_v")})
+        self.mlp = torch.nn.Linear(WIDTH, 2 * WIDTH)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its calibration and, after the first budget, its sensitivity."""
+    folder = tmp_path_factory.mktemp("budget")
+    torch.manual_seed(0)
+    model = torch.nn.Module()
+    model.blocks = torch.nn.ModuleList(Block() for _ in range(BLOCKS))
+    tensors = {name: tensor.detach().bfloat16() for name, tensor in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors")
+    collector = Collector(model, detail="curvature")
+    with collector.observing(0.5):
+        for number, block in enumerate(model.blocks):
+            inputs = torch.randn(64, WIDTH) * torch.linspace(0.1, 1 + 20.0 * number, WIDTH)
+            for linear in (*block.attn.values(), block.mlp):
+                linear(inputs)
+    save(collector.finish(images=1), folder / "statistics.safetensors")
+    return folder
+
+
+def words(folder: Path, verb: str, *more: object) -> list[object]:
+    return [verb, folder / "model.safetensors", *more, "--calibration", folder / "statistics.safetensors"]
+
+
+def test_a_budget_is_measured_kept_and_told(measured: Path, run: Run) -> None:
+    first = run(*words(measured, "plan", "--budget", "size<=0.6", "--json", "--out", measured / "page"))
+    assert first.status == 0, first.err
+    sensitivity = measured / "model-sensitivity.json"
+    assert f"Wrote {sensitivity}." in first.err
+    plan = json.loads(first.out)
+    assert plan["output_bytes"] <= 0.6 * plan["source_bytes"]
+    assert plan["budget"]["exact"] and plan["budget"]["by_size"]
+    assert len({item["policy"] for item in plan["budget"]["items"]}) > 1
+    assert all((measured / f"page.{ending}").stat().st_size > 100 for ending in ("json", "md", "png"))
+    again = run(*words(measured, "plan", "--budget", "size<=0.6"))
+    assert "Wrote" not in again.err
+    assert "# Budget size<=0.6 for model.safetensors" in again.out and "# Plan for model.safetensors" in again.out
+
+
+def test_ties_and_their_absence(measured: Path, run: Run) -> None:
+    formats = []
+    for more in ([], ["--no-ties"]):
+        plan = json.loads(run(*words(measured, "plan", "--budget", "size<=0.6", "--json", *more)).out)
+        formats.append([item["layers"] for item in plan["budget"]["items"]])
+    assert [len(layers) for layers in formats] == [2 * BLOCKS, 4 * BLOCKS]
+    assert formats[0][0] == [f"blocks.0.attn.to_{letter}" for letter in "kqv"]
+
+
+def test_a_converted_file_tells_how_its_formats_were_chosen(measured: Path, run: Run) -> None:
+    target, recipe = measured / "out.safetensors", measured / "chosen.json"
+    budget = ["--budget", "speed>=1.1", "--save-recipe", recipe, "--device", "cpu"]
+    done = run(*words(measured, "convert", target, *budget))
+    assert done.status == 0, done.err
+    with open_source(target) as written:
+        made = json.loads(written.metadata["nvfp4_studio"])
+    assert made["recipe"] == "generic within speed>=1.1"
+    assert made["recipe_content"]["layers"] == json.loads(recipe.read_text())["layers"]
+    assert load_recipe(str(recipe)).layers
+    page = (measured / "out.report-budget.md").read_text()
+    assert "# Budget speed>=1.1" in page and "(out.report-budget.png)" in page
+    again = run(*words(measured, "convert", measured / "again.safetensors", "--recipe", recipe, "--device", "cpu"))
+    assert again.status == 0, again.err
+    one, other = (open_source(measured / f"{name}.safetensors") for name in ("out", "again"))
+    with one, other:
+        assert all(torch.equal(one.read(name), other.read(name)) for name in one.tensors)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--no-ties"], "--no-ties belongs to a budget"),
+        (["--save-recipe", "x.json"], "--save-recipe belongs to a budget"),
+        (["--out", "x"], "--out belongs to a budget"),
+        (["--budget", "size<=0.5"], "A budget chooses by measured errors; add --calibration"),
+    ],
+)
+def test_options_that_need_each_other(measured: Path, run: Run, more: list[str], said: str) -> None:
+    result = run("plan", measured / "model.safetensors", *more)
+    assert (result.status, said in result.err) == (1, True)
+
+
+def test_an_impossible_budget_is_one_sentence(measured: Path, run: Run) -> None:
+    result = run(*words(measured, "plan", "--budget", "speed>=9"))
+    assert result.status == 1
+    assert "The budget speed>=9 cannot be kept: the fastest formats that the rules allow" in result.err
+    assert result.err.count("\n") == 1
