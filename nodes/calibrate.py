@@ -77,5 +77,9 @@ class NVFP4Calibrate(io.ComfyNode):
         stored = load(path) if path.is_file() and not restart else None
         cost = details_cost(model.model.diffusion_model, detail)
         show(f"{before_sampling(stored, path.stem, restart=restart)}\n{cost_text(detail, cost)}")
-        patch = CalibrationPatch(path, restart=restart, show=show, detail=detail)
+
+        def tell(counts: dict[str, Any]) -> None:
+            host.send(host.CALIBRATION_EVENT, {"name": CALIBRATIONS.name_of(path), "node": node_id, **counts})
+
+        patch = CalibrationPatch(path, restart=restart, show=show, detail=detail, tell=tell)
         return io.NodeOutput(add_calibration(model, patch))

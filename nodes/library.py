@@ -35,6 +35,11 @@ class Library:
         """Names without suffix, in alphabetical order."""
         return [name[: -len(self.suffix)] for name in folder_paths.get_filename_list(self.key)]
 
+    def name_of(self, path: Path) -> str:
+        """The name of a file in one of the folders, as :meth:`names` has it."""
+        folder = next(folder for folder in folder_paths.get_folder_paths(self.key) if path.is_relative_to(folder))
+        return str(path.relative_to(folder))[: -len(self.suffix)]
+
     def path(self, name: str) -> Path:
         """Where the file of this name lies or will lie (the first folder of the key)."""
         folders = folder_paths.get_folder_paths(self.key)

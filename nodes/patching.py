@@ -43,15 +43,24 @@ class CalibrationPatch:
     """What NVFP4Calibrate adds to a model as its OUTER_SAMPLE wrapper.
 
     ``path`` is the calibration file, ``restart`` starts it anew at the first sampling of each prompt,
-    ``show`` takes status texts and ``detail`` is the level. Two things are remembered from sampling to
+    ``show`` takes status texts, ``tell`` counts for whoever draws them, and ``detail`` is the level. Two things are remembered from sampling to
     sampling, because the node's output stays in ComfyUI's cache and serves many prompts: the prompt for which
     the file was already started anew, and the model's fingerprint.
     """
 
-    def __init__(self, path: Path, *, restart: bool, show: Callable[[str], None], detail: str = DEFAULT_DETAIL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        restart: bool,
+        show: Callable[[str], None],
+        detail: str = DEFAULT_DETAIL,
+        tell: Callable[[dict[str, Any]], None] = lambda counts: None,
+    ) -> None:
         self._path = path
         self._restart = restart
         self._show = show
+        self._tell = tell
         self._detail = detail
         self._restarted_for = ""
         self._fingerprint: tuple[weakref.ref[Any], dict[str, torch.Tensor]] | None = None
@@ -65,7 +74,7 @@ class CalibrationPatch:
         samples = self._samples(guider.model_patcher)
         if before is not None:
             check_same_model(before, guider.model_patcher.model.diffusion_model, self._path, samples)
-        session = Session(before, self._show, self._detail, samples, adaptation(guider.model_patcher))
+        session = Session(self._shown_while(before), self._detail, samples, adaptation(guider.model_patcher))
         completed = False
         try:
             with session.attached(guider):
@@ -75,6 +84,16 @@ class CalibrationPatch:
         finally:
             if self._finish(session, int(noise.shape[0]), anew=anew, completed=completed):
                 self._restarted_for = prompt
+
+    def _shown_while(self, before: Calibration | None) -> Callable[[int], None]:
+        """What a sampling calls with the number of its model calls so far, now and then."""
+        samplings, steps = (before.samplings, before.steps) if before is not None else (0, 0)
+
+        def show(calls: int) -> None:
+            self._show(during_sampling(calls, before))
+            self._tell({"running": True, "samplings": samplings, "calls": steps + calls, "calls_now": calls})
+
+        return show
 
     def _samples(self, patcher: Any) -> dict[str, torch.Tensor]:
         """The fingerprint of the model's own weights, looked at once per model."""
@@ -106,6 +125,8 @@ class CalibrationPatch:
         if is_new:
             host.refresh_lists()
         self._show(after_sampling(total, self._path.stem, completed=completed, compiled=session.compiled))
+        counts = {"samplings": total.samplings, "images": total.images, "calls": total.steps}
+        self._tell({"running": False, **counts, "enough": total.convergence().enough})
         if seen.nonfinite_layers():
             host.log.warning("NaN or infinite inputs, left out: %s", ", ".join(seen.nonfinite_layers()))
         return True
@@ -116,13 +137,11 @@ class Session:
 
     def __init__(
         self,
-        before: Calibration | None,
-        show: Callable[[str], None],
+        show: Callable[[int], None],
         detail: str,
         samples: dict[str, torch.Tensor],
         adapted: str,
     ) -> None:
-        self._before = before
         self._show = show
         self._detail = detail
         self._samples = samples
@@ -204,7 +223,7 @@ class Session:
         now = time.monotonic()
         if now >= self._next_status:
             self._next_status = now + STATUS_SECONDS
-            self._show(during_sampling(self._calls, self._before))
+            self._show(self._calls)
 
 
 def noise_level(model_sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:

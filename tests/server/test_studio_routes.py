@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 import torch
 
@@ -313,35 +317,87 @@ def test_a_result_without_its_report_is_still_told_and_usable(server: Any) -> No
     assert server.request(f"/nvfp4_studio/result_plot?id={result}&name=map")[0] == 404
 
 
+# Events
+
+
+@contextlib.contextmanager
+def listening(server: Any) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """The pack's events as a page receives them, while the block runs."""
+    heard: list[tuple[str, dict[str, Any]]] = []
+    connected, ended = threading.Event(), threading.Event()
+
+    async def listen() -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws") as socket:
+            connected.set()
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                    message = await socket.receive(0.2)
+                    if message.type == aiohttp.WSMsgType.TEXT:
+                        event = message.json()
+                        if event["type"].startswith("nvfp4_studio."):
+                            heard.append((event["type"].partition(".")[2], event["data"]))
+
+    thread = threading.Thread(target=lambda: asyncio.run(listen()))
+    thread.start()
+    try:
+        assert connected.wait(20)
+        yield heard
+        time.sleep(0.5)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_pages_hear_of_conversions_and_samplings(server: Any) -> None:
+    with listening(server) as heard:
+        started = time.monotonic()
+        entry = server.finish(press(server, "heard"))
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        took = time.monotonic() - started
+        server.run(sampling_prompt(7))
+    told = [data for kind, data in heard if kind == "conversion"]
+    assert told[0]["state"] == "running" and told[-1]["state"] == "finished" and told[-1]["error"] is None
+    assert {entry["target"] for entry in told[1:]} == {"diffusion_models/heard.safetensors"}
+    assert 3 <= len(told) <= 3 * took + 4
+    counts = [data for kind, data in heard if kind == "calibration"]
+    assert counts and counts[0]["running"] and not counts[-1]["running"]
+    assert {data["name"] for data in counts} == {"kept-rows"} and counts[-1]["calls"] == 3
+    assert "refresh" in [kind for kind, _ in heard]
+
+
 # Sensitivity and budgets
 
 
 @pytest.fixture(scope="module")
 def measured(server: Any) -> str:
     """A sensitivity of the all-in-one file, measured by its node on inputs that a sampling kept."""
-    sampled = {
+    entry = server.run(sampling_prompt(1))
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    entry = server.run(sensitivity_prompt(server.token("5")), targets=["5"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert "layers measured in" in entry["outputs"]["5"]["nvfp4_status"][0]
+    return "kept-rows"
+
+
+def sampling_prompt(seed: int) -> dict[str, Any]:
+    """Three steps of the all-in-one file that keep inputs of its layers."""
+    return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "aio.safetensors"}},
         "2": {
             "class_type": "NVFP4Calibrate",
-            "inputs": {"model": ["1", 0], "name": "kept-rows", "mode": "restart", "detail": "curvature"},
+            "inputs": {"model": ["1", 0], "name": "kept-rows", "mode": "accumulate", "detail": "curvature"},
         },
         "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red fox", "clip": ["1", 1]}},
         "4": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
         "6": {
             "class_type": "KSampler",
             "inputs": {
-                "seed": 1, "steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+                "seed": seed, "steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
                 "model": ["2", 0], "positive": ["3", 0], "negative": ["3", 0], "latent_image": ["4", 0],
             },
         },
         "7": {"class_type": "SaveLatent", "inputs": {"samples": ["6", 0], "filename_prefix": "latent"}},
     }  # fmt: skip
-    entry = server.run(sampled)
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    entry = server.run(sensitivity_prompt(server.token("5")), targets=["5"])
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    assert "layers measured in" in entry["outputs"]["5"]["nvfp4_status"][0]
-    return "kept-rows"
 
 
 def sensitivity_prompt(token: str | None = None, **inputs: Any) -> dict[str, Any]:
