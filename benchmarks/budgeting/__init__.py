@@ -1,0 +1,1 @@
+"""Parts of `budgets.py`: the table."""
