@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...converters.errors import Cancelled
 from ..servers.client import one_line
 from ..servers.errors import RequestError
 from ..servers.factors import PROMPT, SEED
@@ -84,9 +85,17 @@ async def compare(
             if not finished:
                 return Result(len(journal.done), request.count * len(request.models))
         asked = {"prompts": _named(request.prompts), "seed": request.seed, "pictures": request.count}
-        found = make_result(
-            journal, _schedule(request, journal, prompts), request.models, request.reference_index, asked, progress
-        )
+        schedule = _schedule(request, journal, prompts)
+
+        def comparing(done: int, total: int, label: str) -> None:
+            if cancelled():
+                raise Cancelled("Stopped while pictures were compared.")
+            progress(done, total, label)
+
+        try:
+            found = make_result(journal, schedule, request.models, request.reference_index, asked, comparing)
+        except Cancelled:
+            return Result(len(journal.done), len(journal.done))
         return Result(len(journal.done), len(journal.done), found, write_outputs(found, request.out))
 
 

@@ -168,7 +168,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     monkeypatch.setattr(outcome, "PAUSE_SECONDS", 0.01)
     (tmp_path / "api.json").write_text(json.dumps(WORKFLOW), "utf-8")
 
-    def run(fake: Fake, block: int = BLOCK) -> Result:
+    def run(fake: Fake, block: int = BLOCK, cancelled: Callable[[], bool] = lambda: False) -> Result:
         async def whole() -> Result:
             await fake.start()
             try:
@@ -177,7 +177,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
                     url, str(tmp_path / "api.json"), tuple(FILES), COUNT, tmp_path / "out", seed=1, block=block
                 )
                 nothing: Callable[..., None] = lambda *what: None  # noqa: E731
-                return await compare(request, lambda: False, nothing, nothing, nothing)
+                return await compare(request, cancelled, nothing, nothing, nothing)
             finally:
                 await fake.stop()
 
@@ -253,6 +253,21 @@ def test_a_failure_in_between_does_not_get_into_the_next_time(bench: Callable[..
     assert sorted(model["failed"] for model in found.values()) == [0, 1]
     for name, model in found.items():
         assert model["seconds_per_image"]["most"] == SECONDS[name]
+
+
+def test_stopped_while_pictures_are_compared_it_needs_no_server_to_go_on(
+    bench: Callable[..., Result], tmp_path: Path
+) -> None:
+    journal = tmp_path / "out" / "journal.jsonl"
+
+    def all_made() -> bool:
+        return journal.exists() and journal.read_text("utf-8").count('"picture"') == 2 * COUNT
+
+    stopped = bench(Fake(), cancelled=all_made)
+    assert stopped.found is None and stopped.done == 2 * COUNT
+    silent = Fake()
+    assert_exact(bench(silent))
+    assert silent.prompts == []
 
 
 def test_a_server_that_stays_away_is_told(bench: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
