@@ -7,9 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nvfp4_studio.converters import PlanError
-from nvfp4_studio.converters.kernels import KernelTable, available_tables, kernel_of, layer_seconds, load_table
+from nvfp4_studio.converters.formats.multiplying import multiplication
+from nvfp4_studio.converters.kernels import (
+    KernelTable,
+    available_tables,
+    kernel_of,
+    layer_seconds,
+    load_table,
+    table_from_json,
+    timing,
+)
+from nvfp4_studio.converters.kernels.timing import Timing, table_from_timings
 
 TABLE = KernelTable(
     "t", "GPU", "made up", "2026-11-21", {"bf16": 100.0, "fp8": 200.0, "nvfp4": 800.0}, bandwidth=1000.0
@@ -102,3 +113,47 @@ def test_no_table_is_refused(content: str, tmp_path: Path) -> None:
     for name in (str(path), str(tmp_path / "none.json"), "rtx-9090"):
         with pytest.raises(PlanError):
             load_table(name)
+
+
+def test_a_table_is_all_operations_over_all_their_time() -> None:
+    timings = [
+        Timing("bf16", (1000, 1000, 1000), 2e-3),
+        Timing("bf16", (1000, 3000, 1000), 2e-3),
+        Timing("fp8", (1000, 1000, 1000), 1e-3, 1e-4),
+        Timing("int8", (1000, 1000, 1000), 1e-3, 5e-4, True),
+    ]
+    table = table_from_timings("mine", "GPU", "2026-11-21", timings, 10**9, 0.002)
+    assert table.tflops == {"bf16": 2.0, "fp8": 2.0, "int8": 4.0}
+    assert table.quantizing == {"fp8": 20.0, "int8": 4.0}
+    assert (table.bandwidth, table.measured) == (1000.0, True)
+    assert table_from_json(json.loads(json.dumps(table.to_json())), "t") == table
+
+
+def test_rounding_that_seems_to_take_longer_than_the_whole_is_noise() -> None:
+    table = table_from_timings("mine", "GPU", "d", [Timing("int8", (1000, 1000, 1000), 1e-3, 2e-3, True)], 10**9, 0.002)
+    assert table.tflops == {"int8": 20.0}
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp8", "int8"])
+def test_works_are_those_of_a_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("comfy_kitchen")
+    monkeypatch.setattr(timing, "SECONDS", 1e-6)
+    found = timing.time_one(kind, (32, 64, 64), torch.device("cpu"))
+    assert found.multiply > 0 and (found.quantize > 0) == (kind != "bf16")
+    generator = torch.Generator().manual_seed(0)
+    values, weight = (torch.randn(32, 64, generator=generator).bfloat16() for _ in range(2))
+    product = multiplication(kind, values, weight).multiply()
+    exact = values.float() @ weight.float().T
+    assert float((product.float() - exact).norm() / exact.norm()) < 0.06
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_gpu_nothing_is_measured() -> None:
+    with pytest.raises(PlanError, match="no CUDA device"):
+        timing.measure_table("mine")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_measured() -> None:
+    table = timing.measure_table("mine")
+    assert table.measured and table.tflops["bf16"] > 1 and table.bandwidth > 10
