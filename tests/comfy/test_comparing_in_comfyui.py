@@ -60,6 +60,19 @@ def test_sound_beside_video_is_part_of_the_latent(found: dict[str, Any]) -> None
     assert found["nested"] == [2, 4 * 3 * 2 * 2 + 5]
 
 
+def test_results_are_decoded_as_comfyui_does(found: dict[str, Any]) -> None:
+    assert found["decoded"] == [True] * 3
+
+
+def test_without_denoising_there_is_nothing_to_compare(found: dict[str, Any]) -> None:
+    assert found["untouched"] == [True, [], None]
+
+
+def test_a_picture_with_nan_is_named(found: dict[str, Any]) -> None:
+    (note,) = found["broken"]
+    assert note.startswith("b: 1 of 2 pictures hold NaN or infinity, the first is number 2")
+
+
 def test_what_a_device_without_tensor_cores_makes_of_nvfp4_is_said(found: dict[str, Any]) -> None:
     layers = found["runs"]["formats"]["nvfp4"]
     assert layers["total"] == layers["emulated"] > 0 and found["runs"]["device"]["nvfp4"] is False

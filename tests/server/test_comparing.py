@@ -197,6 +197,15 @@ def test_without_a_vae_latents_are_compared_and_pictures_are_refused(digits: Any
     assert "7" not in outputs and "Connect a VAE" in outputs["6"]["nvfp4_status"][0]
 
 
+def test_models_with_different_schedules_are_no_fair_pair_and_the_node_says_so(digits: Any) -> None:
+    prompt = inputs()
+    shifted = {"max_shift": 1.15, "base_shift": 0.5, "width": 1024, "height": 1024, "model": ["2", 0]}
+    prompt["9"] = {"class_type": "ModelSamplingFlux", "inputs": shifted}
+    prompt["6"]["inputs"]["converted"] = ["9", 0]
+    outputs = succeeded(digits.run(prompt))
+    assert "different noise schedules" in outputs["6"]["nvfp4_status"][0]
+
+
 def test_cancel_leaves_nothing_and_the_next_run_is_right(digits: Any, compared: dict[str, Any]) -> None:
     def files() -> set[Path]:
         return {path for folder in ("temp", "output") for path in (digits.base / folder).rglob("*") if path.is_file()}

@@ -14,7 +14,7 @@ import comfy.patcher_extension
 import comfy.sample
 import comfy.sd
 import torch
-from nodes import common_ksampler
+from nodes import VAEDecode, common_ksampler
 
 import mini_models
 
@@ -22,9 +22,10 @@ load_pack()
 from custom_nodes_nvfp4.converters import Options, convert
 from custom_nodes_nvfp4.converters.pictures import relative_rms
 from custom_nodes_nvfp4.demo.conditioning import class_conditioning
-from custom_nodes_nvfp4.nodes import host
+from custom_nodes_nvfp4.nodes import compare, host
 from custom_nodes_nvfp4.nodes.comparing import sampling
 from custom_nodes_nvfp4.nodes.comparing.formats import hardware_note, what_runs
+from custom_nodes_nvfp4.nodes.comparing.shown import Pictures
 
 SOURCE = Path(REQUEST["pack"]) / "demo" / "assets" / "digits-flux-fp8.safetensors"
 TARGET = Path(REQUEST["work"]) / "digits-nvfp4.safetensors"
@@ -57,11 +58,11 @@ def resident_during(models: tuple[Any, Any], run: Any) -> dict[str, Any]:
 def denoised(model: Any, settings: sampling.Settings, positive: Any, latent: dict[str, Any]) -> list[torch.Tensor]:
     """ComfyUI's predictions at each step, recorded here."""
     image = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    noise = comfy.sample.prepare_noise(image, settings.seed)
+    noise = comfy.sample.prepare_noise(image, settings.seed, latent.get("batch_index"))
     found: list[torch.Tensor] = []
     comfy.sample.sample(
         model, noise, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler, positive, positive, image,
-        denoise=settings.denoise, seed=settings.seed, disable_pbar=True,
+        denoise=settings.denoise, noise_mask=latent.get("noise_mask"), seed=settings.seed, disable_pbar=True,
         callback=lambda step, x0, x, total: found.append(x0.clone()),
     )  # fmt: skip
     return found
@@ -121,6 +122,19 @@ def cancelled(models: tuple[Any, Any], positive: Any, latent: dict[str, Any], wh
     return {"raised": False, "left": len(loaded())}
 
 
+class Frames:
+    """A VAE that hands back what it got, channels last: pictures of an image latent, frames of a video."""
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        return samples[:, :3].movedim(1, -1)
+
+
+def decoded_alike(samples: Any) -> bool:
+    """Whether the node decodes as ComfyUI's VAEDecode does."""
+    (theirs,) = VAEDecode().decode(Frames(), {"samples": samples})
+    return torch.equal(compare._decoded(Frames(), samples), theirs)
+
+
 with torch.inference_mode():
     pair = tuple(comfy.sd.load_diffusion_model(str(path)) for path in (SOURCE, TARGET))
     context, pooled = class_conditioning(range(3))
@@ -129,11 +143,10 @@ with torch.inference_mode():
     video = tuple(mini_models.model("WAN21_T2V", mini_models.WAN, seed) for seed in (0, 1))
     words = mini_models.text(6, 4096)
     frames = {"samples": torch.zeros(2, 16, 3, 8, 8)}
+    masked = {"samples": torch.randn(3, 16, 8, 8), "noise_mask": torch.rand(1, 1, 64, 64), "batch_index": [4, 0, 2]}
     answers: dict[str, Any] = {
         "image": compared(pair, digits, batch, SETTINGS),
-        "partly": compared(
-            pair, digits, {"samples": torch.randn(3, 16, 8, 8)}, sampling.Settings(3, 4, 1.0, "dpmpp_2m", "normal", 0.5)
-        ),
+        "partly": compared(pair, digits, masked, sampling.Settings(3, 4, 1.0, "dpmpp_2m", "normal", 0.5)),
         "video": compared(video, words, frames, sampling.Settings(1, 3, 1.0, "euler", "simple", 1.0)),
         "same": compared((pair[0], pair[0].clone()), digits, batch, SETTINGS),
     }
@@ -149,6 +162,14 @@ with torch.inference_mode():
         answers["different"] = str(error)
     sound = comfy.nested_tensor.NestedTensor([torch.ones(2, 4, 3, 2, 2), torch.full((2, 5), 2.0)])
     answers["nested"] = list(sampling.flat(sound).shape)
+    answers["decoded"] = [decoded_alike(samples) for samples in (masked["samples"], torch.rand(2, 4, 3, 8, 8), sound)]
+    untouched = sampling.sample_both(
+        pair, sampling.Settings(1, 4, 1.0, "euler", "simple", 0.0), digits, digits, masked, lambda *_: None
+    )
+    answers["untouched"] = [torch.equal(untouched.first, masked["samples"]), untouched.steps, untouched.kept]
+    broken = torch.rand(2, 16, 16, 3)
+    broken[1, 3, 4, 2] = torch.nan
+    answers["broken"] = Pictures(torch.rand(2, 16, 16, 3), broken, lambda *_: None).notes(("a", "b"))
     ran = what_runs(pair[1])
     answers["runs"], answers["note"] = ran.as_json(), hardware_note(ran)
     answers["source_note"] = hardware_note(what_runs(pair[0]))
