@@ -57,9 +57,11 @@ export function openStudio(app, api, base) {
       addStyles();
       messages = host.messages().catch(() => ({}));
       const t = createTranslator(await messages, host.locale());
+      this.t = t;
       host.registerTab({ title: "NVFP4 Studio", icon: "pi pi-microchip", tooltip: "NVFP4 Studio", render, destroy });
       this.menuItems = (node) => menuItemsOf(node, { t, host, ready });
     },
     menuItems: (_node) => [],
+    t: createTranslator({}, "en"),
   };
 }

@@ -2,7 +2,7 @@
 
 import { h, setAttribute, setText } from "./dom.js";
 import { button, icon, iconButton } from "./parts/controls.js";
-import { runningText } from "./parts/jobs.js";
+import { runningTexts, shareOf } from "./parts/jobs.js";
 import { progressBar } from "./parts/meters.js";
 import { STEPS } from "./session.js";
 import { calibrationStep } from "./steps/calibration.js";
@@ -12,7 +12,7 @@ import { resultStep } from "./steps/result.js";
 import { sourceStep } from "./steps/source.js";
 
 const VIEWS = { source: sourceStep, calibration: calibrationStep, plan: planStep, convert: convertStep, result: resultStep };
-const WITHOUT_SOURCE = ["source", "convert", "result"];
+const WITHOUT_NAME = ["source", "result"];
 
 /** The tab's element with its life: {element, destroy()}. */
 export function createTab(session) {
@@ -57,7 +57,8 @@ export function createTab(session) {
     }
     steps.update(state);
     strip.update(state);
-    setText(chosen, state.source && WITHOUT_SOURCE.indexOf(state.step) !== 0 && state.step !== "result" ? state.source.split("/").slice(1).join("/") : "");
+    const named = state.source && !WITHOUT_NAME.includes(state.step);
+    setText(chosen, named ? state.source.split("/").slice(1).join("/") : "");
     setAttribute(chosen, "title", state.source);
     chosen.hidden = !chosen.textContent;
     current.update(state);
@@ -113,9 +114,9 @@ function runningStrip({ t, go }) {
       const [entry] = conversions.running;
       element.hidden = !entry || step === "convert";
       if (!entry) return;
-      const share = entry.total ? entry.done / entry.total : 0;
-      setText(text, runningText(t, entry, share));
-      bar.update(share, text.textContent);
+      const [far, long] = runningTexts(t, entry);
+      setText(text, t("convert.strip", { far, name: entry.target.split("/").at(-1) }));
+      bar.update(shareOf(entry), [far, long].filter(Boolean).join(" · "));
     },
   };
 }

@@ -8,6 +8,7 @@ import comfy.ops
 import comfy.sd1_clip
 import torch
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
+from comfy.taesd.taesd import TAESD
 from safetensors.torch import save_file
 from small_models import scaled_fp8
 
@@ -32,8 +33,11 @@ def filled(module: torch.nn.Module, generator: torch.Generator) -> dict[str, tor
     return out
 
 
-def write_all_in_one(path: str, depth: int = DEPTH, fp8: bool = True) -> None:
-    """SD3's layout: a small MMDiT in scaled FP8 and a CLIP-L whose matrices were cast to FP8 without scales."""
+def write_all_in_one(path: str, depth: int = DEPTH, fp8: bool = True, vae: bool = False) -> None:
+    """SD3's layout: a small MMDiT in scaled FP8 and a CLIP-L whose matrices were cast to FP8 without scales.
+
+    ``vae`` adds a tiny autoencoder, so that there is a picture to save.
+    """
     generator = torch.Generator().manual_seed(5)
     width = 64 * depth
     model = MMDiT(
@@ -56,4 +60,7 @@ def write_all_in_one(path: str, depth: int = DEPTH, fp8: bool = True) -> None:
     for name, tensor in filled(clip.transformer, generator).items():
         matrix = tensor.dim() == 2 and ".layers." in name
         sd[CLIP + name] = tensor.to(torch.float8_e4m3fn if matrix else torch.float16)
+    if vae:
+        tiny = filled(TAESD(latent_channels=16), generator)
+        sd.update({f"first_stage_model.{name}": tensor.to(torch.float16) for name, tensor in tiny.items()})
     save_file(sd, path, metadata=metadata)

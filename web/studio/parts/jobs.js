@@ -11,33 +11,40 @@ export function runningJob({ t, cancel }) {
   return (entry) => {
     const name = h("div", { class: "nvfp4-card-title" });
     const bar = progressBar(t("convert.progress"));
-    const numbers = h("div", { class: "nvfp4-job-numbers" });
+    const far = h("div", { class: "nvfp4-job-numbers" });
+    const long = h("div", { class: "nvfp4-job-numbers" });
     const label = h("div", { class: "nvfp4-reason" });
     let current = entry;
     const stop = button(t("cancel"), () => cancel(current), { symbol: "times" });
     return {
-      element: h("li", { class: "nvfp4-panel nvfp4-stack" }, name, bar.element, numbers, label, h("div", { class: "nvfp4-row" }, stop)),
+      element: h("li", { class: "nvfp4-panel nvfp4-stack" }, name, bar.element, far, long, label, h("div", { class: "nvfp4-row" }, stop)),
       update(item) {
         current = item;
-        const share = item.total ? item.done / item.total : 0;
-        const text = runningText(t, item, share);
+        const texts = runningTexts(t, item);
         setText(name, t("convert.into", { source: fileOf(item.source), target: fileOf(item.target) }));
-        setText(numbers, text);
+        setText(far, texts[0]);
+        setText(long, texts[1]);
         setText(label, item.label ?? "");
         setAttribute(label, "title", item.label);
-        bar.update(share, text);
+        bar.update(shareOf(item), texts.filter(Boolean).join(" · "));
       },
     };
   };
 }
 
-/** "43 % · 5.2 of 12.1 GB · 310 MB/s · 22 s left". */
-export function runningText(t, { done, total, rate, remaining_s: remaining }, share) {
-  const parts = [t.percent(share), t("convert.of", { done: t.size(done), total: t.size(total) })];
-  if (rate > 0) parts.push(t.rate(rate));
-  if (Number.isFinite(remaining) && remaining !== null) parts.push(t("convert.left", { time: t.duration(remaining) }));
-  return parts.join(" · ");
+const SETTLED = 0.01;
+
+/** How far it is, and how long it takes: ["43 % · 5.2 GB of 12.1 GB", "310 MB/s · 22 s left"]. */
+export function runningTexts(t, { done, total, rate, remaining_s: remaining }) {
+  const share = shareOf({ done, total });
+  const far = `${t.percent(share)} · ${t("convert.of", { done: t.size(done), total: t.size(total) })}`;
+  // The first tensors are small, so a rate from them alone would promise hours.
+  const known = share >= SETTLED && rate > 0 && Number.isFinite(remaining);
+  return [far, known ? `${t.rate(rate)} · ${t("convert.left", { time: t.duration(remaining) })}` : ""];
 }
+
+/** Share 0..1 of the bytes that are written. */
+export const shareOf = ({ done, total }) => (total ? done / total : 0);
 
 /** A conversion that waits in the queue. */
 export function queuedJob({ t, cancel }) {

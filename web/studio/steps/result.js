@@ -8,7 +8,7 @@ import { button, disclosure, notice, section } from "../parts/controls.js";
 import { tile } from "../parts/meters.js";
 import { formatName } from "../text.js";
 
-const PLOTS = ["map", "error", "size"];
+const PLOTS = ["map", "error", "size", "activations"];
 
 /** {element, update(state)}. */
 export function resultStep(session) {
@@ -91,9 +91,7 @@ function reportView({ t, host }) {
     const address = host.address(plotPath("result_plot", { id, name }));
     const image = h("img", { class: "nvfp4-plot", src: address, alt: text, loading: "lazy" });
     const large = h("a", { href: address, target: "_blank", rel: "noopener", title: t("statistics.large") }, image);
-    const figure = h("figure", { class: "nvfp4-figure" }, h("figcaption", {}, text), large);
-    image.addEventListener("error", () => figure.remove());
-    return figure;
+    return h("figure", { class: "nvfp4-figure" }, h("figcaption", {}, text), large);
   }
 
   function update({ report, result }) {
@@ -118,7 +116,7 @@ function reportView({ t, host }) {
     const found = worstLayers(report);
     layers(found);
     worstSection.hidden = found.length === 0;
-    setChildren(plots, PLOTS.map((name) => plot(name, result)));
+    setChildren(plots, PLOTS.filter((name) => report.plots.includes(name)).map((name) => plot(name, result)));
   }
 
   return { element, update };

@@ -9,10 +9,10 @@ import { formatName } from "../text.js";
 /** The list of checkpoints: {element, update(state)}. */
 export function sourceStep({ t, store, sources, selectSource }) {
   const search = searchField(t("source.search"), (text) => store.set({ search: text }));
-  const count = h("p", { class: "nvfp4-help", role: "status" });
+  const counted = h("p", { class: "nvfp4-help", role: "status" });
   const problem = notice(t("details"));
   const list = cardList(t("source.list"), selectSource);
-  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("source.lead")), search.element, problem.element, count, list.element);
+  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("source.lead")), search.element, problem.element, counted, list.element);
 
   function cardOf(entry, header) {
     const [folder, ...rest] = entry.id.split("/");
@@ -34,8 +34,12 @@ export function sourceStep({ t, store, sources, selectSource }) {
     for (const { id } of shown) sources.describe(id);
     list.update(shown.map((entry) => cardOf(entry, state.headers[entry.id])), state.source);
     problem.show("error", state.sourcesError?.message ?? "", state.sourcesError?.details);
-    const empty = state.sources && state.sources.length === 0;
-    setText(count, empty ? t("source.none") : state.sources ? t("source.count", { count: shown.length }) : t("loading"));
+    setText(counted, countText(state, shown.length));
+  }
+
+  function countText(state, count) {
+    if (!state.sources) return state.sourcesError ? "" : t("loading");
+    return state.sources.length ? t("source.count", { count }) : t("source.none");
   }
 
   return { element, update };

@@ -1,0 +1,265 @@
+// Visits to the studio tab in ComfyUI's own frontend, by mouse and keyboard.
+// Called with one JSON argument by test_studio.py; prints one JSON line.
+
+const { chromium } = require("playwright-core");
+const fs = require("node:fs");
+
+const request = JSON.parse(process.argv[2]);
+const TAB = ".nvfp4-studio";
+const SLOW = 90000;
+
+const seen = { axe: [], errors: [], notes: {} };
+
+const studio = (page) => page.locator(TAB);
+const step = (page, name) => studio(page).getByRole("navigation").getByRole("button", { name });
+const button = (page, name) => studio(page).getByRole("button", { name, exact: true });
+
+async function shot(page, name) {
+  if (!request.shots) return;
+  await page.mouse.move(1100, 700);
+  await page.waitForTimeout(350);
+  await page.screenshot({ path: `${request.shots}/${name}.png` });
+}
+
+/** What axe-core holds against the tab as it is now. */
+async function examine(page, where) {
+  if (!request.axe) return;
+  await page.waitForTimeout(200);
+  if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(fs.readFileSync(request.axe, "utf8"));
+  const found = await page.evaluate((selector) => window.axe.run(selector, { resultTypes: ["violations"] }), TAB);
+  for (const { id, impact, nodes } of found.violations) {
+    if (impact === "serious" || impact === "critical") seen.axe.push(`${where}: ${id} ${nodes[0].html}`);
+  }
+}
+
+async function open(page) {
+  await page.goto(request.url);
+  await page.waitForFunction(() => window.app?.vueAppReady && window.app.rootGraph, null, { timeout: SLOW });
+}
+
+async function emptyCanvas(page) {
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.NewBlankWorkflow"));
+  await page.waitForFunction(() => window.app.rootGraph.nodes.length === 0);
+}
+
+async function openTab(page) {
+  await page.getByRole("button", { name: "NVFP4 Studio" }).first().click();
+  await studio(page).waitFor();
+}
+
+/** Choose a source by keyboard alone: type into the search field, go to the list, press Space. */
+async function chooseByKeyboard(page, words) {
+  await studio(page).getByRole("searchbox", { name: "Search models" }).focus();
+  await page.keyboard.type(words);
+  await page.waitForFunction(() => document.querySelectorAll(".nvfp4-studio .nvfp4-card").length === 1);
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Space");
+  await studio(page).getByRole("radio", { checked: true }).first().waitFor();
+}
+
+/** The card of a conversion, by the name of its file. */
+const job = (page, name) => studio(page).locator(".nvfp4-jobs li", { hasText: name }).first();
+const result = (page, name) => job(page, name).getByRole("button", { name: "Show the result" });
+
+const choose = (page, name) => studio(page).getByRole("radiogroup", { name: "Models" }).getByText(name, { exact: true }).click();
+
+/** Small and quick, as a user would set it on the nodes. */
+const makeSmall = (page) =>
+  page.evaluate(() => {
+    for (const { comfyClass, widgets } of window.app.rootGraph.nodes) {
+      const set = (name, value) => (widgets.find((widget) => widget.name === name).value = value);
+      if (comfyClass === "EmptySD3LatentImage") ["width", "height"].forEach((name) => set(name, 128));
+      if (comfyClass === "KSampler") set("steps", 8);
+    }
+  });
+
+/** Press Run, and wait for what the server made of it. */
+async function run(page) {
+  const queued = page.waitForResponse((answer) => answer.url().endsWith("/api/prompt") && answer.request().method() === "POST");
+  await page.getByTestId("queue-button").click();
+  const { prompt_id: id } = await (await queued).json();
+  const end = Date.now() + SLOW;
+  while (Date.now() < end) {
+    const history = await (await fetch(`${request.url}/history/${id}`)).json();
+    if (history[id]?.status?.completed) return history[id];
+    if (history[id]?.status?.status_str === "error") throw new Error(JSON.stringify(history[id].status));
+    await page.waitForTimeout(150);
+  }
+  throw new Error(`prompt ${id} did not end`);
+}
+
+const imagesOf = (entry) => Object.values(entry.outputs).flatMap((output) => output.images ?? []).filter(({ type }) => type === "output");
+
+/** From an empty canvas to an image of the converted file. */
+async function path(page) {
+  await emptyCanvas(page);
+  await openTab(page);
+  await studio(page).getByText("Stable Diffusion 3", { exact: false }).first().waitFor();
+  await examine(page, "source");
+  await shot(page, "1-source");
+  await chooseByKeyboard(page, request.source);
+  await page.keyboard.press("Escape");
+  await button(page, "Calibrate").last().click();
+
+  await button(page, "Open an example workflow").click();
+  await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Calibrate"));
+  await makeSmall(page);
+  const first = await run(page);
+  await studio(page).getByText("layers seen").waitFor({ timeout: 20000 });
+  seen.notes.first = imagesOf(first).length;
+  seen.notes.statistics = await studio(page).locator(".nvfp4-tile dd").allInnerTexts();
+  seen.notes.bins = await studio(page).locator(".nvfp4-bin").count();
+  await examine(page, "calibration");
+  await shot(page, "2-calibration");
+  await button(page, "Pause").click();
+  await button(page, "Resume").waitFor();
+  seen.notes.paused = await page.evaluate(() => window.app.rootGraph.nodes.find((node) => node.comfyClass === "NVFP4Calibrate").mode);
+
+  await button(page, "Plan").last().click();
+  await studio(page).locator(".nvfp4-group").first().waitFor();
+  seen.notes.total = await studio(page).locator(".nvfp4-total").innerText();
+  await examine(page, "plan");
+  await shot(page, "3-plan");
+  await pin(page);
+  await studio(page).getByText("Release 1 pinned layer").waitFor();
+  await page.waitForFunction((before) => document.querySelector(".nvfp4-total").textContent !== before, seen.notes.total);
+  seen.notes.pinned = await studio(page).locator(".nvfp4-total").innerText();
+
+  await button(page, "Convert").last().click();
+  await studio(page).getByLabel("Name of the new file").fill(request.output);
+  await examine(page, "convert");
+  await button(page, "Convert with this plan").focus();
+  await page.keyboard.press("Enter");
+  await result(page, request.output).waitFor({ timeout: SLOW });
+  await examine(page, "converted");
+  await shot(page, "4-convert");
+  await result(page, request.output).click();
+  await studio(page).getByText("Verified:", { exact: false }).waitFor();
+  seen.notes.worst = await studio(page).locator(".nvfp4-layer").count();
+  await studio(page).locator('img[src*="result_plot"]').first().waitFor();
+  await examine(page, "result");
+  await shot(page, "5-result");
+  await button(page, "Use it now").click();
+  const loader = () => window.app.rootGraph.nodes.find((node) => node.comfyClass === "CheckpointLoaderSimple").widgets[0].value;
+  await page.waitForFunction((name) => window.app.rootGraph.nodes.some((node) => node.widgets?.[0]?.value === name), `${request.output}.safetensors`);
+  seen.notes.loader = await page.evaluate(loader);
+  const last = await run(page);
+  seen.notes.images = imagesOf(last).map(({ filename }) => filename);
+  seen.notes.sampled = Object.values(last.prompt[2]).find((node) => node.class_type === "CheckpointLoaderSimple").inputs.ckpt_name;
+}
+
+/** Pin one layer by keyboard: open a group, choose a format in the list. */
+async function pin(page) {
+  const group = studio(page).getByRole("button", { name: /joint_blocks\.1/ });
+  await group.focus();
+  await page.keyboard.press("Enter");
+  const format = studio(page).getByLabel("Format of joint_blocks.1.x_block.mlp.fc1", { exact: true });
+  await format.selectOption("keep");
+}
+
+/** Menu commands of a loader: what they do to the graph, and back again. */
+async function menu(page) {
+  await emptyCanvas(page);
+  await page.evaluate((source) => {
+    const { app, LiteGraph } = window;
+    const add = (type) => app.rootGraph.add(LiteGraph.createNode(type)) ?? app.rootGraph.nodes.at(-1);
+    const loader = add("CheckpointLoaderSimple");
+    loader.pos = [100, 100];
+    loader.widgets[0].value = source.split("/")[1];
+    for (const type of ["KSampler", "ModelSamplingSD3"]) loader.connect(0, add(type), 0);
+  }, request.id);
+  const entries = await page.evaluate(() => {
+    const { app } = window;
+    const extension = app.extensions.find((found) => found.name === "nvfp4-studio");
+    const of = (node) => extension.getNodeMenuItems(node).map(({ content }) => content);
+    window.studioMenu = (node, content) => extension.getNodeMenuItems(node).find((entry) => entry.content === content).callback();
+    return { loader: of(app.rootGraph.nodes[0]), other: of(app.rootGraph.nodes[1]) };
+  });
+  await page.evaluate(() => window.studioMenu(window.app.rootGraph.nodes[0], "Calibrate for NVFP4…"));
+  await studio(page).getByText("Measuring into", { exact: false }).waitFor();
+  const links = await page.evaluate(() => {
+    const graph = window.app.rootGraph;
+    const calibrate = graph.nodes.find((node) => node.comfyClass === "NVFP4Calibrate");
+    const targets = (node) => node.outputs[0].links.map((id) => graph.getLink(id)).map((link) => graph.getNodeById(link.target_id).comfyClass);
+    return { loader: targets(graph.nodes[0]), calibrate: targets(calibrate).sort(), name: calibrate.widgets[0].value };
+  });
+  await page.evaluate(() => window.studioMenu(window.app.rootGraph.nodes[0], "Add an NVFP4 Convert node"));
+  await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Convert"));
+  const source = await page.evaluate(() => window.app.rootGraph.nodes.find((node) => node.comfyClass === "NVFP4Convert").widgets[0].value);
+  await page.evaluate(() => window.studioMenu(window.app.rootGraph.nodes[0], "Use the converted file"));
+  await page.waitForFunction((name) => window.app.rootGraph.nodes[0].widgets[0].value === name, `${request.output}.safetensors`);
+  seen.notes.menu = { ...entries, links, source };
+}
+
+/** What goes wrong, and what is taken back. */
+async function troubles(page) {
+  await openTab(page);
+  await choose(page, "broken.safetensors");
+  await studio(page).locator(".nvfp4-card", { hasText: "broken" }).locator(".nvfp4-card-note").waitFor();
+  seen.notes.broken = await studio(page).locator(".nvfp4-card", { hasText: "broken" }).locator(".nvfp4-card-note").innerText();
+  seen.notes.blocked = await step(page, "Plan").isDisabled();
+  await choose(page, "slow.safetensors");
+  await step(page, "Convert").click();
+  await button(page, "Convert to NVFP4").click();
+  await button(page, "Cancel").waitFor();
+  await step(page, "Source").click();
+  await choose(page, "flux.safetensors");
+  await step(page, "Convert").click();
+  await button(page, "Convert to NVFP4").click();
+  await studio(page).getByRole("heading", { name: "Waiting" }).waitFor();
+  await page.waitForFunction(() => Number(document.querySelector(".nvfp4-jobs [role=progressbar]")?.getAttribute("aria-valuenow")) > 2, null, { timeout: SLOW });
+  await examine(page, "running");
+  await shot(page, "4-running");
+
+  await open(page);
+  await openTab(page);
+  await button(page, "Cancel").waitFor();
+  seen.notes.afterReload = await job(page, "slow-nvfp4").innerText();
+  await job(page, "slow-nvfp4").getByRole("button", { name: "Cancel" }).click();
+  await job(page, "slow-nvfp4").getByText("Cancelled, nothing was written").waitFor({ timeout: SLOW });
+  await result(page, "flux-nvfp4").waitFor({ timeout: SLOW });
+  seen.notes.second = await job(page, "flux-nvfp4").innerText();
+
+  await result(page, "flux-nvfp4").click();
+  await studio(page).getByText("Verified:", { exact: false }).waitFor();
+  await button(page, "Delete…").click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByText("flux-nvfp4.safetensors", { exact: false }).waitFor();
+  await dialog.getByRole("button", { name: "Cancel" }).click();
+  await dialog.waitFor({ state: "hidden" });
+  seen.notes.kept = fs.existsSync(request.converted);
+  await button(page, "Delete…").click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await studio(page).locator(".nvfp4-card", { hasText: "flux-nvfp4" }).waitFor({ state: "detached" });
+  seen.notes.deleted = !fs.existsSync(request.converted);
+}
+
+const SCENES = { path, menu, troubles };
+
+(async () => {
+  const browser = await chromium.launch({ executablePath: request.chromium, args: ["--no-sandbox"] });
+  try {
+    const page = await browser.newPage({ viewport: { width: request.width ?? 1500, height: 950 }, deviceScaleFactor: request.scale ?? 1 });
+    page.setDefaultTimeout(20000);
+    page.on("pageerror", (error) => seen.errors.push(String(error)));
+    page.on("response", (answer) => {
+      if (answer.status() >= 400 && answer.url().includes("nvfp4")) seen.errors.push(`${answer.status()} ${answer.url()}`);
+    });
+    page.on("console", (message) => {
+      if (message.type() === "error" && message.location().url.includes("nvfp4")) seen.errors.push(message.text());
+    });
+    await open(page);
+    try {
+      for (const scene of request.scenes) await SCENES[scene](page);
+    } catch (error) {
+      await shot(page, "failed");
+      throw error;
+    }
+    console.log(JSON.stringify(seen));
+  } finally {
+    await browser.close();
+  }
+})().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

@@ -1,0 +1,166 @@
+"""The studio tab in ComfyUI's frontend: from an empty canvas to an image of the converted file, and what goes wrong.
+
+``NVFP4_SCREENSHOTS`` names a folder for pictures of every step. Accessibility is looked at with axe-core where it is
+installed: ``AXE_CORE`` names its ``axe.min.js``, or it lies in ``tests/unit/web/node_modules``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = "studio"
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Locale": "en"}
+RENDERERS = {"canvas": False, "nodes-2.0": True}
+
+
+def axe_core() -> Path | None:
+    """The script of axe-core, None where it is not installed."""
+    packages = Path(__file__).resolve().parents[1] / "unit" / "web" / "node_modules"
+    given = os.environ.get("AXE_CORE")
+    candidates = [Path(given)] if given else [packages / "axe-core" / "axe.min.js"]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def write_slow(path: Path, like: Path, blocks: int = 16) -> None:
+    """A checkpoint whose conversion takes so long that there is time to reload and to cancel.
+
+    It is that of ``like`` with its first blocks repeated and without values: 4 GB that take no room on the disk.
+    """
+    with like.open("rb") as file:
+        found: dict[str, Any] = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, entry in found.items():
+        first, last = entry.get("data_offsets", (0, 0))
+        for block in range(blocks if "_blocks.0." in name else 1):
+            repeated = name.replace("_blocks.0.", f"_blocks.{block}.")
+            header[repeated] = {**entry, "data_offsets": [end, end := end + last - first]} if last else entry
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Any, run_in_comfy: Callable[..., dict[str, Any]]) -> Iterator[Any]:
+    """One server for all visits, with a checkpoint that can be sampled to a picture and one that is none."""
+    running = start_server("--cache-classic", settings=SETTINGS)
+    models = running.base / "models"
+    try:
+        checkpoint = f"{models}/checkpoints/{SOURCE}.safetensors"
+        run_in_comfy("make_models", models={checkpoint: {"kind": "all-in-one", "vae": True}})
+        write_slow(models / "diffusion_models" / "slow.safetensors", models / "diffusion_models" / "large.safetensors")
+        (models / "diffusion_models" / "broken.safetensors").write_text("not a checkpoint\n", "utf-8")
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def studio(server: Any, visit: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Visit the tab in one renderer and go through some scenes; what was seen comes back."""
+
+    def go(renderer: str, scenes: list[str], **more: Any) -> dict[str, Any]:
+        palette = os.environ.get("NVFP4_PALETTE", "dark")
+        chosen = {"Comfy.VueNodes.Enabled": RENDERERS[renderer], "Comfy.ColorPalette": palette}
+        assert server.request("/settings", chosen)[0] == 200
+        pictures = os.environ.get("NVFP4_SCREENSHOTS")
+        shots = Path(pictures) / renderer if pictures else None
+        if shots:
+            shots.mkdir(parents=True, exist_ok=True)
+        axe = axe_core()
+        asked = {"source": SOURCE, "id": f"checkpoints/{SOURCE}.safetensors", "output": f"small-{renderer}", **more}
+        return visit(
+            "studio.cjs",
+            url=server.url,
+            scenes=scenes,
+            axe=str(axe) if axe else None,
+            shots=str(shots) if shots else None,
+            **asked,
+        )
+
+    return go
+
+
+@pytest.fixture(scope="module", params=list(RENDERERS))
+def path(request: pytest.FixtureRequest, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The whole path and the loader's menu in this renderer."""
+    return {**studio(request.param, ["path", "menu"]), "renderer": request.param}
+
+
+@pytest.fixture(scope="module")
+def troubles(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """A broken source, two conversions with a reload and a cancel, and a deletion."""
+    converted = server.base / "output" / "diffusion_models" / "flux-nvfp4.safetensors"
+    return studio("canvas", ["troubles"], converted=str(converted))
+
+
+def test_calibrating_from_an_empty_canvas_shows_what_was_seen(path: dict[str, Any]) -> None:
+    samplings, steps, layers, _ = path["notes"]["statistics"]
+    assert (samplings, steps) == ("1", "8") and layers.split(" / ")[0] == layers.split(" / ")[1]
+    assert path["notes"]["bins"] >= 4 and path["notes"]["paused"] == 4
+
+
+def test_a_layer_pinned_by_hand_changes_the_totals_and_the_file(path: dict[str, Any], server: Any) -> None:
+    assert path["notes"]["pinned"] != path["notes"]["total"]
+    status, report = server.request("/nvfp4_studio/result", {"id": f"checkpoints/small-{path['renderer']}.safetensors"})
+    layers = {layer["module"]: layer for layer in report["plan"]["layers"] if layer["component"] == "diffusion_model"}
+    pinned, other = (layers[f"joint_blocks.{block}.x_block.mlp.fc1"] for block in (1, 2))
+    assert status == 200 and pinned["action"] == "copy" and other["format"] == "nvfp4"
+
+
+def test_the_converted_file_is_put_into_the_loader_and_sampled(path: dict[str, Any], server: Any) -> None:
+    name = f"small-{path['renderer']}.safetensors"
+    assert path["notes"]["loader"] == path["notes"]["sampled"] == name
+    assert path["notes"]["first"] == 1 and path["notes"]["worst"] > 0
+    for image in path["notes"]["images"]:
+        assert (server.base / "output" / image).stat().st_size > 1000
+
+
+def test_a_loaders_menu_calibrates_converts_and_uses_the_file(path: dict[str, Any]) -> None:
+    menu = path["notes"]["menu"]
+    assert len(menu["loader"]) == 4 and menu["loader"][0] == "Convert to NVFP4…" and menu["other"] == []
+    assert menu["links"] == {
+        "loader": ["NVFP4Calibrate"],
+        "calibrate": ["KSampler", "ModelSamplingSD3"],
+        "name": SOURCE,
+    }
+    assert menu["source"] == f"checkpoints/{SOURCE}.safetensors"
+
+
+def test_the_browser_saw_no_error(path: dict[str, Any], troubles: dict[str, Any]) -> None:
+    assert path["errors"] == [] and troubles["errors"] == []
+
+
+def test_no_serious_fault_of_accessibility(path: dict[str, Any], troubles: dict[str, Any]) -> None:
+    if axe_core() is None:
+        pytest.skip("no axe-core: npm install it in tests/unit/web, or set AXE_CORE to its axe.min.js")
+    assert path["axe"] == [] and troubles["axe"] == []
+
+
+def test_a_broken_source_says_what_is_wrong_and_cannot_be_planned(troubles: dict[str, Any]) -> None:
+    assert "broken" in troubles["notes"]["broken"] and troubles["notes"]["broken"].count(".") <= 4
+    assert troubles["notes"]["blocked"]
+
+
+def test_a_conversion_goes_on_after_a_reload_and_cancelling_leaves_no_file(
+    troubles: dict[str, Any], server: Any
+) -> None:
+    assert "slow-nvfp4" in troubles["notes"]["afterReload"]
+    left = [file.name for file in (server.base / "output" / "diffusion_models").iterdir() if "slow" in file.name]
+    assert left == []
+
+
+def test_a_second_conversion_waits_and_then_runs(troubles: dict[str, Any]) -> None:
+    assert "Finished" in troubles["notes"]["second"]
+
+
+def test_a_file_is_deleted_only_when_the_question_was_answered(troubles: dict[str, Any]) -> None:
+    assert troubles["notes"]["kept"] and troubles["notes"]["deleted"]

@@ -1,0 +1,229 @@
+// The studio without a page: what is kept, asked and told, and how numbers and texts read.
+
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import test from "node:test";
+import { createClient } from "../../../web/studio/client.js";
+import { adviceOf } from "../../../web/studio/parts/calibration_details.js";
+import { errorScale, mapsOf } from "../../../web/studio/parts/block_map.js";
+import { placed } from "../../../web/studio/parts/curve.js";
+import { runningTexts } from "../../../web/studio/parts/jobs.js";
+import { binHeights, calibrationName, usableChoices } from "../../../web/studio/model/calibrations.js";
+import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
+import { afterEvent, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
+import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } from "../../../web/studio/model/plans.js";
+import { worstLayers } from "../../../web/studio/model/results.js";
+import { matching, typesOf } from "../../../web/studio/model/sources.js";
+import { newestResultOf } from "../../../web/studio/menu.js";
+import { createStore, newestOnly } from "../../../web/studio/store.js";
+import { filledTemplate, templateOf } from "../../../web/studio/template.js";
+import { createTranslator, formatName } from "../../../web/studio/text.js";
+
+const root = new URL("../../../", import.meta.url);
+const english = JSON.parse(readFileSync(new URL("locales/en/main.json", root), "utf-8"));
+const t = createTranslator({ en: english }, "en");
+
+function storage(content = {}) {
+  const kept = new Map(Object.entries(content));
+  return { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value) };
+}
+
+const LAYERS = [
+  { name: "in", module: "in", block: "", kind: "in", format: "bfloat16", reason: "outside", allowed: ["keep"] },
+  { name: "b.0.q", module: "b.0.q", block: "b.0", kind: "q", format: "nvfp4", reason: "rule", allowed: ["nvfp4", "fp8"], predicted: { sqnr_db: 20 } },
+  { name: "b.1.q", module: "b.1.q", block: "b.1", kind: "q", format: "nvfp4", reason: "rule", allowed: ["nvfp4"], predicted: { sqnr_db: 22 } },
+  { name: "b.1.k", module: "b.1.k", block: "b.1", kind: "k", format: "float8_e4m3fn", reason: "edge", allowed: ["fp8"], predicted: { sqnr_db: null } },
+];
+
+test("choices are kept by source, the newest source is the last one, and what is no choice is left out", () => {
+  const kept = storage();
+  rememberChoices(kept, "a", { ...DEFAULTS, budget: "size<=9GB", pins: { x: "fp8" } });
+  for (let i = 0; i < 60; i += 1) rememberChoices(kept, `other ${i}`, DEFAULTS);
+  rememberChoices(kept, "b", { ...DEFAULTS, overwrite: true });
+  assert.deepEqual(recallChoices(kept, "a"), { ...DEFAULTS, pins: {} });
+  assert.equal(recallChoices(kept, "b").overwrite, true);
+  assert.equal(lastSource(kept), "b");
+  assert.deepEqual(checkedChoices({ budget: 3, overwrite: "yes", recipe: null, pins: { a: 1, b: "fp8" } }), { ...DEFAULTS, pins: { b: "fp8" } });
+});
+
+test("a broken or forbidden storage is an empty one", () => {
+  const forbidden = {
+    getItem() {
+      throw new Error("denied");
+    },
+    setItem() {
+      throw new Error("denied");
+    },
+  };
+  for (const bad of [storage({ "nvfp4_studio.choices": "{" }), storage({ "nvfp4_studio.choices": "[1]" }), forbidden]) {
+    assert.deepEqual(recallChoices(bad, "a"), { ...DEFAULTS, pins: {} });
+    rememberChoices(bad, "a", DEFAULTS);
+  }
+});
+
+test("an answer that was overtaken is dropped, its error too", async () => {
+  const waiting = [];
+  const ask = newestOnly(() => new Promise((resolve, reject) => waiting.push({ resolve, reject })));
+  const answers = [ask(), ask(), ask()];
+  waiting[2].resolve("new");
+  waiting[0].resolve("old");
+  waiting[1].reject(new Error("old"));
+  assert.deepEqual(await Promise.all(answers), [undefined, undefined, "new"]);
+});
+
+test("several changes in one turn are told once", async () => {
+  const store = createStore({ a: 1 });
+  const told = [];
+  const end = store.subscribe((state) => told.push(state));
+  store.set({ b: 2 });
+  store.set((state) => ({ a: state.a + state.b }));
+  await Promise.resolve();
+  end();
+  store.set({ a: 0 });
+  await Promise.resolve();
+  assert.deepEqual(told, [{ a: 3, b: 2 }]);
+});
+
+test("the server's sentence becomes the error; no answer and no JSON have one too", async () => {
+  const answer = (status, body) => async () => ({ ok: status === 200, status, text: async () => body });
+  const message = async (fetchApi) => createClient(fetchApi).sources().then(JSON.stringify, (error) => [error.message, error.status]);
+  assert.deepEqual(await message(answer(404, '{"error": "There is none."}')), ["There is none.", 404]);
+  assert.deepEqual(await message(answer(400, '{"error": {"message": "Bad prompt", "type": "x"}}')), ["Bad prompt", 400]);
+  assert.equal((await message(answer(500, "<html>")))[1], 500);
+  assert.equal((await message(() => Promise.reject(new TypeError("down"))))[1], 0);
+  assert.equal(await message(answer(200, '{"sources": []}')), '{"sources":[]}');
+});
+
+test("a plan is asked for without the conversion's own choices; a calibration without a file counts as none", () => {
+  const choices = { ...DEFAULTS, budget: "  ", calibration: "c", output_name: "x" };
+  const wanted = planRequest("s", choices);
+  assert.deepEqual([wanted.source, wanted.budget, wanted.calibration], ["s", null, "c"]);
+  assert.ok(!("output_name" in wanted) && !("overwrite" in wanted));
+  assert.equal(usableChoices({ choices, calibrations: [] }).calibration, null);
+  assert.equal(usableChoices({ choices, calibrations: [{ name: "c" }] }).calibration, "c");
+});
+
+test("the queued prompt is one convert node with its token, and pins make a recipe necessary", () => {
+  const defaults = { input_scale: "p99.9", rounding: "auto", layout: "source" };
+  const inputs = inputsOf("checkpoints/a.safetensors", { ...DEFAULTS, output_name: " b " }, defaults);
+  const [[id, node], ...others] = Object.entries(promptOf(inputs, "T"));
+  assert.deepEqual(others, []);
+  assert.match(id, /^[0-9A-Za-z_.-]{1,40}$/);
+  assert.equal(node.class_type, "NVFP4Convert");
+  const { calibration, rounding, output_name: name, conversion_token: token } = node.inputs;
+  assert.deepEqual([calibration, rounding, name, token], ["none", "auto", "b", "T"]);
+  assert.deepEqual([DEFAULTS, { ...DEFAULTS, pins: { a: "fp8" } }, { ...DEFAULTS, budget: "size<=1GB" }].map(needsRecipe), [false, true, true]);
+});
+
+test("events move a conversion from waiting to running to ended", () => {
+  const start = { running: [], queued: [{ prompt_id: "1", node: "n" }], finished: [], interrupted: [] };
+  const running = afterEvent(start, { state: "running", prompt_id: "1", node: "n", done: 1 });
+  const later = afterEvent(running, { state: "running", prompt_id: "1", node: "n", done: 2 });
+  const ended = afterEvent(later, { state: "finished", prompt_id: "1", node: "n", seconds: 3 });
+  assert.deepEqual([running.queued, running.running.length, later.running.length, later.running[0].done], [[], 1, 1, 2]);
+  assert.deepEqual([ended.running, ended.finished.map(({ seconds }) => seconds)], [[], [3]]);
+});
+
+test("layers are grouped, counted and found; a group offers what all of it allows", () => {
+  assert.deepEqual(grouped(LAYERS, "block", "outside").map(({ key, layers }) => [key, layers.length]), [["outside", 1], ["b.0", 1], ["b.1", 2]]);
+  assert.deepEqual(grouped(LAYERS, "type", "outside").map(({ key }) => key), ["in", "q", "k"]);
+  assert.deepEqual(formatCounts(LAYERS), [["nvfp4", 2], ["bfloat16", 1], ["float8_e4m3fn", 1]]);
+  assert.deepEqual(commonPolicies(LAYERS.slice(1, 3)), ["nvfp4"]);
+  assert.deepEqual(commonPolicies([]), []);
+  assert.deepEqual(layersMatching(LAYERS, "b.1 NVFP4").map(({ name }) => name), ["b.1.q"]);
+});
+
+test("a block map has a row for each type and a column for each block; errors are coloured between best and worst", () => {
+  const [map, ...others] = mapsOf(LAYERS);
+  assert.deepEqual([others, map.name, map.blocks, map.kinds], [[], "b", 2, ["q", "k"]]);
+  assert.equal(map.cells.get("q 1").name, "b.1.q");
+  assert.deepEqual(LAYERS.map(errorScale(LAYERS)), [null, 1, 0, null]);
+});
+
+test("sources are found by words and described by their largest types", () => {
+  assert.deepEqual(matching([{ id: "checkpoints/Flux dev.safetensors" }, { id: "x" }], "dev flux"), [{ id: "checkpoints/Flux dev.safetensors" }]);
+  assert.equal(typesOf({ formats: { bfloat16: 3, float8_e4m3fn: 9, float32: 1 } }, formatName), "FP8 + BF16");
+});
+
+test("the newest converted file of a source is the one that is used", () => {
+  const results = [
+    { id: "checkpoints/a-nvfp4.safetensors", source: "checkpoints/a.safetensors", modified_ns: 1 },
+    { id: "checkpoints/a-2.safetensors", source: "checkpoints/a.safetensors", modified_ns: 2 },
+    { id: "diffusion_models/b.safetensors", source: "diffusion_models/a.safetensors", modified_ns: 3 },
+  ];
+  assert.equal(newestResultOf(results, "checkpoints/a.safetensors").id, "checkpoints/a-2.safetensors");
+  assert.equal(newestResultOf(results, "checkpoints/c.safetensors"), undefined);
+});
+
+test("the worst layers come first, and layers without an error do not come", () => {
+  const layers = [{ name: "a", error: { sqnr_db: 30 } }, { name: "b", error: null }, { name: "c", error: { sqnr_db: 20 } }];
+  assert.deepEqual(worstLayers({ plan: { layers } }).map(({ name }) => name), ["c", "a"]);
+  assert.deepEqual(worstLayers(null), []);
+});
+
+test("advice is told once, what is missing before what is fine", () => {
+  const found = { enough: false, recommendations: ["more"], warnings: ["more"], convergence: { advice: "fine" } };
+  assert.deepEqual(adviceOf(found, "enough"), ["more", "fine"]);
+  assert.equal(adviceOf({ ...found, enough: true }, "enough")[0], "enough");
+  assert.deepEqual(binHeights([0, 2, 4]), [0, 0.5, 1]);
+  assert.equal(calibrationName("checkpoints/sub/my model.v2.safetensors"), "my model.v2");
+});
+
+test("an example workflow gets the user's file, source and calibration, and nothing else changes", () => {
+  for (const [name, loader] of [
+    ["nvfp4_calibrate_and_convert", { class_type: "CheckpointLoaderSimple", value: "mine.safetensors" }],
+    ["nvfp4_diffusion_model", { class_type: "UNETLoader", value: "mine.safetensors" }],
+  ]) {
+    const workflow = JSON.parse(readFileSync(new URL(`example_workflows/${name}.json`, root), "utf-8"));
+    const before = JSON.stringify(workflow);
+    const filled = filledTemplate(workflow, loader, "folder/mine.safetensors", "mine");
+    const values = (type) => filled.nodes.find((node) => node.type === type).widgets_values;
+    assert.equal(values(loader.class_type)[0], "mine.safetensors");
+    assert.equal(values("NVFP4Calibrate")[0], "mine");
+    assert.deepEqual(values("NVFP4Convert").slice(0, 2), ["folder/mine.safetensors", "mine"]);
+    assert.equal(JSON.stringify(workflow), before);
+    assert.ok(templateOf({ loader, family: "qwen-image" }));
+  }
+  assert.equal(templateOf({ loader: { class_type: "UNETLoader" }, family: "flux" }), null);
+});
+
+test("numbers read as people write them, in their language", () => {
+  assert.deepEqual([t.size(17), t.size(175232319), t.size(23802816640), t.size(999_999)], ["17 B", "175 MB", "23.8 GB", "1.0 MB"]);
+  assert.deepEqual([t.duration(8), t.duration(141), t.duration(4000)], ["8 s", "2 min 21 s", "1 h 6 min"]);
+  const german = createTranslator({ en: english }, "de");
+  assert.equal(german.size(23802816640), "23,8 GB");
+  const first = { done: 13_000, total: 139_000_000, rate: 34_600, remaining_s: 4000 };
+  assert.deepEqual(runningTexts(t, first)[1], "");
+  assert.deepEqual(runningTexts(t, { ...first, done: 69_500_000, rate: 10_400_000, remaining_s: 7 })[1], "10.4 MB/s · 7 s left");
+});
+
+test("texts are the language's own, then English, then the key; counts choose the form", () => {
+  const french = createTranslator({ en: english, fr: { nvfp4Studio: { cancel: "Annuler" } } }, "fr");
+  assert.deepEqual([french("cancel"), french("delete"), french("no.such")], ["Annuler", "Delete…", "no.such"]);
+  assert.deepEqual([t("source.count", { count: 1 }), t("source.count", { count: 1200 })], ["1 model", "1,200 models"]);
+});
+
+test("the curve's points lie inside the drawing, larger files further right, better ones higher", () => {
+  const area = { width: 100, height: 50, margin: { left: 10, right: 10, top: 5, bottom: 5 } };
+  const places = placed([{ bytes: 1, error_db: 10 }, { bytes: 3, error_db: 30 }], area);
+  assert.deepEqual(places.map(({ x, y }) => [x, y]), [[10, 45], [90, 5]]);
+});
+
+test("every text that a script asks for is there, and every text is asked for", () => {
+  const folder = new URL("web/", root);
+  const scripts = readdirSync(folder, { recursive: true }).filter((path) => path.endsWith(".js"));
+  const code = scripts.map((path) => readFileSync(new URL(path.replaceAll("\\", "/"), folder), "utf-8")).join("\n");
+  const keys = [];
+  const walk = (tree, path) => {
+    for (const [key, value] of Object.entries(tree)) {
+      if (typeof value === "string" || "other" in value) keys.push([...path, key].join("."));
+      else walk(value, [...path, key]);
+    }
+  };
+  walk(english.nvfp4Studio, []);
+  const asked = [...code.matchAll(/\bt\(\s*"([\w.-]+)"/g)].map(([, key]) => key);
+  assert.deepEqual(asked.filter((key) => !keys.includes(key)), []);
+  const computed = [...code.matchAll(/`([\w.]+\.)\$\{/g)].map(([, start]) => start);
+  const unused = keys.filter((key) => !code.includes(`"${key}"`) && !computed.some((start) => key.startsWith(start)));
+  assert.deepEqual(unused, []);
+});
