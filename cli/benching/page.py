@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...calibration.page import Section, markdown
+from ...calibration.page import Section, counted, markdown
 from ..text import size
 
 TABLE = ("model", "speed-up", "time per image", "median", "spread", "cold start", "images", "failed", "VRAM", "RAM")
@@ -37,7 +37,7 @@ def page(result: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
     ]
     if failures:
         sections.append(Section("Failures", tuple(failures)))
-    title = f"{len(models)} models, {len(result['pictures'])} generations each"
+    title = f"{counted(len(models), 'model')}, {counted(len(result['pictures']), 'prompt')} each"
     return markdown(title, sections) + "".join(f"\n![{name.rpartition('.')[0]}]({name})\n" for name in pictures)
 
 

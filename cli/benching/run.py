@@ -78,9 +78,7 @@ async def compare(
                 journal.begin(await _facts(server, loading, files))
                 schedule = _schedule(request, journal, prompts)
                 announce(journal.server or {}, schedule)
-                runner = Runner(
-                    server, loading, files, schedule, journal, seed=request.seed, say=say, progress=progress
-                )
+                runner = Runner(server, loading, files, schedule, journal, say=say, progress=progress)
                 finished = await runner.run(cancelled)
             if not finished:
                 return Result(len(journal.done), request.count * len(request.models))

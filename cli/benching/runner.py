@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -56,7 +56,6 @@ class Runner:
         schedule: Schedule,
         journal: Journal,
         *,
-        seed: int,
         say: Callable[[str], None],
         progress: Callable[[int, int, str], None],
     ) -> None:
@@ -65,11 +64,9 @@ class Runner:
         self._files = files
         self._schedule = schedule
         self._journal = journal
-        self._seed = seed
         self._say = say
         self._progress = progress
         self._warm = False
-        self._warmings = 0
         self._total = len(files) * len(schedule.shots)
 
     async def run(self, cancelled: Callable[[], bool]) -> bool:
@@ -142,8 +139,7 @@ class Runner:
 
     async def _warm_up(self, segment: Segment, shot: Shot) -> None:
         """A picture with a seed of its own, which is not kept."""
-        self._warmings += 1
-        seed = random.Random(f"{self._seed} warming {uuid.uuid4()}").getrandbits(SEED_BITS)
+        seed = secrets.randbits(SEED_BITS)
         try:
             await self._generate(segment.model, replace(shot, seed=None if shot.seed is None else seed))
         except JobFailed as error:

@@ -209,8 +209,7 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_result(
 
 def test_a_complete_comparison_asks_no_server(whole: tuple[Command, dict[str, Any]]) -> None:
     made, told = whole
-    made.words += ["--server", "http://127.0.0.1:9", "--reference", MODELS[2]]
-    again = made.run()
+    again = Command(made.folder, [*made.words, "--server", "http://127.0.0.1:9", "--reference", MODELS[2]]).run()
     assert again["request"]["reference"] == MODELS[2] and again["models"][2]["quality"] is None
     assert again["generations"][0]["seconds"] == told["generations"][0]["seconds"]
 

@@ -146,6 +146,13 @@ def test_the_files_are_made_from_the_json(comparison: Callable[..., Any]) -> Non
         assert picture.shape[1] > 600 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
 
 
+def test_a_single_model_is_timed_alone(comparison: Callable[..., Any]) -> None:
+    made = comparison("only.safetensors")
+    assert made.result["models"][0]["quality"] is None
+    assert "## Quality" not in (made.folder / "bench.md").read_text("utf-8")
+    assert {path.name for path in made.folder.glob("*.png")} == {"contact-sheet.png", "times.png"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
