@@ -15,8 +15,8 @@ const NODES = new Set([
   "NVFP4CompareImages",
 ]);
 const BUTTONS = {
-  NVFP4Convert: { name: "convert", label: "Convert to NVFP4", verb: "convert" },
-  NVFP4Sensitivity: { name: "measure", label: "Measure sensitivity", verb: "measure" },
+  NVFP4Convert: { name: "convert", label: "node.convert", help: "node.convertHelp" },
+  NVFP4Sensitivity: { name: "measure", label: "node.measure", help: "node.measureHelp" },
 };
 const STATUS_EVENT = "nvfp4_studio.status";
 const REFRESH_EVENT = "nvfp4_studio.refresh";
@@ -31,7 +31,7 @@ function showOutput(node, output) {
   const lines = output?.[STATUS_OUTPUT];
   if (node && lines?.length) showStatus(node, lines.join("\n"));
   const [slider] = output?.[SLIDER_OUTPUT] ?? [];
-  if (node && slider) showComparison(node, slider, (path) => api.apiURL(path));
+  if (node && slider) showComparison(node, slider, (path) => api.apiURL(path), studio.t);
 }
 
 function complain(detail) {
@@ -49,25 +49,25 @@ async function askForToken(node) {
   return answer.token;
 }
 
-async function queueAlone(node, ticket, verb) {
+async function queueAlone(node, ticket) {
   const id = executionIdOf(rootGraph(), node);
   try {
     ticket.put(await askForToken(id));
   } catch (error) {
-    complain(`The server gave no permission to ${verb}: ${error.message}`);
+    complain(studio.t("node.refused", { error: error.message }));
     return;
   }
-  showStatus(node, "Queued.");
+  showStatus(node, studio.t("node.queued"));
   await app.queuePrompt(0, 1, [id]);
 }
 
-function addButton(node, { name, label, verb }) {
+function addButton(node, { name, label, help }) {
   const ticket = makeTicket();
   node.addCustomWidget(ticket);
-  const button = node.addWidget("button", name, null, () => queueAlone(node, ticket, verb), { serialize: false });
-  button.label = label;
+  const button = node.addWidget("button", name, null, () => queueAlone(node, ticket), { serialize: false });
+  button.label = studio.t(label);
   button.serialize = false;
-  button.tooltip = `Queue this node alone. An ordinary Run does not ${verb}.`;
+  button.tooltip = studio.t(help);
 }
 
 app.registerExtension({

@@ -17,7 +17,7 @@ const BUTTON =
   "background:var(--comfy-input-bg, #222)";
 
 /** Build the slider once; `show(data)` fills it with what the node told. */
-function buildSlider(addressOf) {
+function buildSlider(addressOf, t) {
   const state = { place: 50, pair: 0 };
   let data = { names: ["", ""], first: [], second: [], pictures: [] };
 
@@ -31,10 +31,10 @@ function buildSlider(addressOf) {
     {
       role: "slider",
       tabindex: 0,
-      "aria-label": "Divider between both pictures",
+      "aria-label": t("slider.divider"),
       "aria-valuemin": 0,
       "aria-valuemax": 100,
-      title: "Drag, or use the arrow keys",
+      title: t("slider.help"),
       style: "position:relative;flex:1;min-height:0;overflow:hidden;cursor:ew-resize;touch-action:none;border-radius:6px",
     },
     second,
@@ -45,8 +45,8 @@ function buildSlider(addressOf) {
   const words = h("span", { style: "flex:1;overflow:hidden;text-overflow:ellipsis;white-space:nowrap" });
   const turn = (key) => () => move(afterKey(state, { key, shiftKey: false }, data.first.length));
   const buttons = [
-    h("button", { type: "button", "aria-label": "Previous picture", style: BUTTON, onclick: turn("PageUp") }, "‹"),
-    h("button", { type: "button", "aria-label": "Next picture", style: BUTTON, onclick: turn("PageDown") }, "›"),
+    h("button", { type: "button", "aria-label": t("slider.previous"), style: BUTTON, onclick: turn("PageUp") }, "‹"),
+    h("button", { type: "button", "aria-label": t("slider.next"), style: BUTTON, onclick: turn("PageDown") }, "›"),
   ];
   const bar = h("div", { style: "display:flex;gap:6px;align-items:center;font-size:12px;padding-top:4px" }, words, buttons);
   const element = h(
@@ -70,7 +70,8 @@ function buildSlider(addressOf) {
     divider.style.left = place;
     first.style.clipPath = `inset(0 ${100 - state.place}% 0 0)`;
     stage.setAttribute("aria-valuenow", String(Math.round(state.place)));
-    stage.setAttribute("aria-valuetext", `${Math.round(state.place)} % ${data.names[0]}, the rest ${data.names[1]}`);
+    const [source, converted] = data.names;
+    stage.setAttribute("aria-valuetext", t("slider.place", { percent: Math.round(state.place), source, converted }));
   }
 
   function load() {
@@ -81,7 +82,7 @@ function buildSlider(addressOf) {
       const wanted = addressOf(viewPath(files[state.pair]));
       if (image.getAttribute("src") !== wanted) image.setAttribute("src", wanted);
     }
-    words.textContent = caption(data.pictures[state.pair]);
+    words.textContent = caption(data.pictures[state.pair], t("slider.equal"));
   }
 
   function move(next) {
@@ -126,8 +127,8 @@ function buildSlider(addressOf) {
   };
 }
 
-function addSlider(node, addressOf) {
-  const slider = buildSlider(addressOf);
+function addSlider(node, addressOf, t) {
+  const slider = buildSlider(addressOf, t);
   slider.element.style.minHeight = `${HEIGHT}px`;
   const widget = node.addDOMWidget(NAME, NAME, slider.element, {
     serialize: false,
@@ -147,10 +148,11 @@ function addSlider(node, addressOf) {
  * @param {any} node
  * @param {{names: string[], first: object[], second: object[], pictures: object[]}} data what the server told
  * @param {(path: string) => string} addressOf a path of ComfyUI's API as an address
+ * @param {(key: string, values?: object) => string} t a text in the user's language
  */
-export function showComparison(node, data, addressOf) {
+export function showComparison(node, data, addressOf, t) {
   if (!data.first.length) return;
-  const widget = node.widgets?.find((candidate) => candidate.name === NAME) ?? addSlider(node, addressOf);
+  const widget = node.widgets?.find((candidate) => candidate.name === NAME) ?? addSlider(node, addressOf, t);
   widget.show(data);
   const wanted = node.computeSize?.();
   if (wanted && node.size && node.size[1] < wanted[1]) node.setSize?.([node.size[0], wanted[1]]);

@@ -25,11 +25,9 @@ export function viewPath({ filename, subfolder, type }) {
   return `/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type })}`;
 }
 
-/** One pair's figures in words. */
-export function caption({ number, psnr, ssim, haarpsi }) {
+/** One pair's figures in words; `equal` says that nothing differs. */
+export function caption({ number, psnr, ssim, haarpsi }, equal) {
   const figures =
-    psnr === null
-      ? "equal in every pixel"
-      : `PSNR ${psnr.toFixed(1)} dB, SSIM ${ssim.toFixed(4)}, HaarPSI ${haarpsi.toFixed(4)}`;
+    psnr === null ? equal : `PSNR ${psnr.toFixed(1)} dB, SSIM ${ssim.toFixed(4)}, HaarPSI ${haarpsi.toFixed(4)}`;
   return `${number}: ${figures}`;
 }

@@ -12,7 +12,12 @@ export function createHost(app, api) {
     fetchApi: (path, options) => api.fetchApi(path, options),
     address: (path) => api.apiURL(path),
     clientId: () => api.clientId,
-    locale: () => manager().setting.get("Comfy.Locale") || "en",
+    /** ComfyUI's language. It has no German and then says "en"; the pack has it. */
+    locale() {
+      const chosen = manager().setting.get("Comfy.Locale") || "en";
+      const [first = "en"] = navigator.languages ?? [];
+      return chosen === "en" && first.startsWith("de") ? first : chosen;
+    },
     messages: async () => (await api.fetchApi("/i18n")).json(),
 
     toast(severity, detail) {

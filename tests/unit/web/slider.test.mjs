@@ -32,5 +32,5 @@ test("names of files are escaped in the path", () => {
 
 test("captions say the figures, or that nothing differs", () => {
   assert.equal(caption({ number: 2, psnr: 31.26, ssim: 0.98765, haarpsi: 0.9 }), "2: PSNR 31.3 dB, SSIM 0.9877, HaarPSI 0.9000");
-  assert.equal(caption({ number: 1, psnr: null, ssim: 1, haarpsi: 1 }), "1: equal in every pixel");
+  assert.equal(caption({ number: 1, psnr: null, ssim: 1, haarpsi: 1 }, "equal in every pixel"), "1: equal in every pixel");
 });
