@@ -44,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how rows seen at different noise count: uniform, schedule, path or early; default %(default)s",
     )
     parser.add_argument(
-        "--influence", metavar="JSON", help="measured influence of each layer on the model's output, which multiplies"
+        "--influence",
+        metavar="JSON",
+        help="measured influence of each layer on the model's output, which multiplies; default: what ComfyUI measured "
+        "while it calibrated, beside the calibration",
     )
     parser.add_argument(
         "--kernels", metavar="K", default="rtx-5090", help="table of kernel speeds or a .json file, default %(default)s"
@@ -57,12 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..converters import Cancelled, Options, open_source
     from ..converters.convert import chosen_device
     from ..converters.kernels import load_table
-    from ..converters.sensitivity import choices_of, load_influence, measure_and_save
+    from ..converters.sensitivity import beside, choices_of, load_influence, measure_and_save
     from ..converters.sensitivity.page import sensitivity_sections
 
     choices = choices_of(arguments.formats.split(","), arguments.roundings.split(","))
     kernels = load_table(arguments.kernels)
-    influence = load_influence(arguments.influence) if arguments.influence else None
+    found_beside = beside(Path(arguments.calibration))
+    probed = arguments.influence or (found_beside if found_beside.is_file() else None)
+    influence = load_influence(probed) if probed else None
     device = chosen_device(arguments.device)
     calibration = read_calibration(arguments.calibration)
     stem = _stem(arguments)

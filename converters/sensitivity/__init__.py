@@ -5,7 +5,7 @@ from __future__ import annotations
 from .choices import choices_of
 from .document import from_json, load, save
 from .identity import source_fingerprint
-from .influence import Prober, load_influence, save_influence
+from .influence import Prober, Probes, beside, load_influence, load_probes, save_influence
 from .measuring import measure_and_save, measure_sensitivity
 from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
 from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
@@ -18,12 +18,15 @@ __all__ = [
     "LayerSensitivity",
     "Outcome",
     "Prober",
+    "Probes",
+    "beside",
     "Sensitivity",
     "choices_of",
     "decibels",
     "from_json",
     "load",
     "load_influence",
+    "load_probes",
     "measure_and_save",
     "measure_sensitivity",
     "save",

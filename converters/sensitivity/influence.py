@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -36,17 +37,44 @@ STRENGTH = 0.05
 the rounding of bfloat16 (0.002)."""
 
 
+@dataclass(frozen=True)
+class Probes:
+    """What is known of one layer: the mean of so many probes."""
+
+    influence: float
+    count: int
+
+
 class Prober:
     """Accumulates probes of any number of layers and evaluations.
 
-    ``layers``: modules whose output is one tensor, by name.
+    ``layers``: modules whose output is one tensor, by name. ``known``: what earlier probes found, which is added to.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], strength: float = STRENGTH, seed: int = 0):
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        known: Mapping[str, Probes] | None = None,
+        strength: float = STRENGTH,
+        seed: int = 0,
+    ):
         self._layers = layers
         self._strength = strength
         self._seed = seed
-        self._sums: dict[str, tuple[float, int]] = {}
+        self.probes: dict[str, Probes] = dict(known or {})
+
+    def least_probed(self) -> str | None:
+        """The layer to probe next, None without any.
+
+        Of those with the fewest probes one that has nothing to do with their order: layers of one type are then probed
+        all over the schedule.
+        """
+
+        def turn(name: str) -> tuple[int, int]:
+            count = self.probes[name].count if name in self.probes else 0
+            return count, zlib.crc32(f"{name} {count}".encode())
+
+        return min(self._layers, key=turn, default=None)
 
     def probe(self, name: str, reference: torch.Tensor, evaluate: Callable[[], torch.Tensor]) -> None:
         """Disturb one layer in one evaluation.
@@ -61,13 +89,14 @@ class Prober:
         power = float(wanted.square().sum())
         if power > 0:
             share = float((found.double() - wanted).square().sum()) / power / self._strength**2
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = total + share, count + 1
+            before = self.probes.get(name, Probes(0.0, 0))
+            if math.isfinite(share):
+                count = before.count + 1
+                self.probes[name] = Probes(before.influence + (share - before.influence) / count, count)
 
     def finish(self) -> dict[str, float]:
-        """The mean influence of each layer that was probed; what is no number is left out."""
-        means = {name: total / count for name, (total, count) in self._sums.items()}
-        return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+        """The mean influence of each layer that was probed."""
+        return {name: found.influence for name, found in self.probes.items()}
 
     @contextmanager
     def _disturbed(self, name: str) -> Iterator[None]:
@@ -109,9 +138,15 @@ def with_influence(layers: Sequence[LayerSensitivity], influence: Mapping[str, f
     ]
 
 
-def save_influence(influence: Mapping[str, float], path: str | PathLike[str]) -> None:
+def beside(calibration: Path) -> Path:
+    """Where the influence is kept that was measured while this calibration was made."""
+    return calibration.with_name(f"{calibration.stem}.influence.json")
+
+
+def save_influence(probes: Mapping[str, Probes], path: str | PathLike[str]) -> None:
     """Write a JSON file, replacing an older one only when it is complete. Raises SensitivityError."""
-    content = {"format": FORMAT, "version": VERSION, "layers": dict(sorted(influence.items()))}
+    layers = {name: [found.influence, found.count] for name, found in sorted(probes.items())}
+    content = {"format": FORMAT, "version": VERSION, "layers": layers}
     try:
         write_atomically(Path(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
@@ -119,7 +154,12 @@ def save_influence(influence: Mapping[str, float], path: str | PathLike[str]) ->
 
 
 def load_influence(path: str | PathLike[str]) -> dict[str, float]:
-    """Read what ``save_influence`` wrote: influence by module.
+    """Influence by module; raises as ``load_probes`` does."""
+    return {name: found.influence for name, found in load_probes(path).items()}
+
+
+def load_probes(path: str | PathLike[str]) -> dict[str, Probes]:
+    """Read what ``save_influence`` wrote, by module.
 
     Raises:
         SensitivityError: there is none, or it is something else.
@@ -138,4 +178,9 @@ def load_influence(path: str | PathLike[str]) -> dict[str, float]:
     if data.get("format") != FORMAT or data.get("version") != VERSION:
         raise reader.wrong("format and version", f"{data.get('format')} {data.get('version')}")
     layers = reader.of(data.get("layers"), dict, "layers", MAX_LAYERS)
-    return {reader.text(name, "a layer's name"): reader.number(value, str(name)[:60]) for name, value in layers.items()}
+    return {reader.text(name, "a layer's name"): _probes(reader, name, entry) for name, entry in layers.items()}
+
+
+def _probes(reader: Reader, name: str, entry: object) -> Probes:
+    mean, count = pair if len(pair := reader.of(entry, list, name, 2)) == 2 else (None, None)
+    return Probes(reader.number(mean, f"influence of {name}"), reader.count(count, f"probes of {name}"))

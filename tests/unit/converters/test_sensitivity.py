@@ -21,11 +21,13 @@ from nvfp4_studio.converters.plan import Options
 from nvfp4_studio.converters.sensitivity import (
     Choice,
     Prober,
+    Probes,
     Sensitivity,
     choices_of,
     from_json,
     load,
     load_influence,
+    load_probes,
     measure_and_save,
     measure_sensitivity,
     save,
@@ -274,11 +276,43 @@ def test_influence_is_what_arrives_of_a_layers_error() -> None:
     assert torch.equal(evaluate().detach(), reference), "hooks are gone"
 
 
+def test_probes_are_spread_and_add_up_over_files(tmp_path: Path) -> None:
+    layers = {name: torch.nn.Linear(4, 4, bias=False) for name in "abcdef"}
+    values = torch.ones(3, 4)
+
+    def evaluate() -> torch.Tensor:
+        return sum(layer(values).detach() for layer in layers.values())  # type: ignore[return-value]
+
+    path, order = tmp_path / "influence.json", []
+    save_influence({}, path)
+    for _ in range(9):  # a new prober each time, as after a restart
+        prober = Prober(layers, load_probes(path))
+        name = prober.least_probed()
+        assert name is not None
+        prober.probe(name, evaluate(), evaluate)
+        save_influence(prober.probes, path)
+        order.append(name)
+    assert sorted(order[:6]) == list("abcdef") != order[:6]
+    assert sorted(found.count for found in load_probes(path).values()) == [1, 1, 1, 2, 2, 2]
+    assert Prober({}).least_probed() is None
+    again = Prober(layers, {"a": Probes(3.0, 1)})
+    again.probe("a", evaluate(), lambda: 2 * evaluate())
+    assert again.probes["a"] == Probes(pytest.approx((3.0 + 1 / 0.05**2) / 2, rel=0.2), 2)
+
+
+@pytest.mark.parametrize("entry", [1.0, [1.0], [1.0, 2, 3], [-1.0, 2], [1.0, -2], [1.0, 0.5], ["1", 1], [None, 1]])
+def test_hostile_probes_are_refused(entry: object, tmp_path: Path) -> None:
+    path = tmp_path / "influence.json"
+    path.write_text(json.dumps({"format": "nvfp4-studio-influence", "version": 1, "layers": {"a": entry}}))
+    with pytest.raises(SensitivityError, match="no usable influence"):
+        load_probes(path)
+
+
 def test_influence_multiplies_shares_and_unprobed_layers_get_their_kinds_median(
     source: Path, calibration: Calibration, tmp_path: Path
 ) -> None:
     path = tmp_path / "influence.json"
-    save_influence({PROJ: 0.25, "img_in": 4.0}, path)
+    save_influence({PROJ: Probes(0.25, 2), "img_in": Probes(4.0, 1)}, path)
     found = measured(source, calibration, Choice("nvfp4", "nearest"), influence=load_influence(path))
     layer = found.layer(PROJ)
     assert layer is not None
