@@ -248,8 +248,10 @@ def _latents(sampled: Sampled) -> Latents:
 
 
 def _schedule_note(sampled: Sampled) -> str:
-    """Two models with other schedules (a shift set on one of them) are no fair pair."""
+    """Two models with other schedules (a shift set on one of them) are no fair pair; a sampler may have none."""
     pairs = [step.sigmas for step in sampled.steps if step.sigmas]
+    if sampled.steps and not pairs:
+        return "This sampler chooses its own noise levels: the same step of both models may stand at different ones."
     if all(math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-7) for first, second in pairs):
         return ""
     return (

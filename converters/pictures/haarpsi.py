@@ -3,8 +3,9 @@
 Why this one: a page of arithmetic that agrees well with people. On four databases of thousands of distorted pictures its
 authors found higher correlations with human scores than those of SSIM, FSIM and VSI; Spearman's is 0.91 on TID2008 and
 0.88 on KADID-10k. Networks such as LPIPS agree better on some sets, but their weights would have to be fetched.
-Reisenhofer, Bosse, Kutyniok and Wiegand 2018, "A Haar wavelet-based perceptual
-similarity index for image quality assessment", Signal Processing: Image Communication 61, 33-43.
+
+Reisenhofer, Bosse, Kutyniok and Wiegand 2018, "A Haar wavelet-based perceptual similarity index for image quality
+assessment", Signal Processing: Image Communication 61, 33-43.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Trajectory:
     """Keeps one latent for each step of a first sampling, then measures a second one against it.
 
     Args:
-        steps: how many there will be, which decides how they are kept.
+        steps: how many there will be as far as is known, which decides how they are kept.
         limit: bytes of RAM.
 
     ``errors`` is ``{step: relative_rms of each latent}``. A step's latent is forgotten once it was compared. Both
@@ -57,10 +57,11 @@ class Trajectory:
         self.errors: dict[int, list[float]] = {}
 
     def keep(self, step: int, latent: Tensor) -> None:
-        """The first sampling's ``latent`` ``[B, ...]`` at this step, on any device."""
+        """The first sampling's ``latent`` ``[B, ...]`` at this step, on any device; beyond the limit nothing is kept."""
         if self.kept is None:
             self.kept = Kept.within(self._steps, latent.numel(), self._limit)
-        if step % self.kept.every == 0:
+        taken = (len(self._latents) + 1) * latent.numel() * self.kept.dtype.itemsize
+        if step % self.kept.every == 0 and (taken <= self._limit or not self._latents):
             self._latents[step] = latent.to("cpu", self.kept.dtype, copy=True)
 
     def compare(self, step: int, latent: Tensor) -> None:

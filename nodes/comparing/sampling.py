@@ -19,6 +19,9 @@ import torch
 from ...converters.pictures import Kept, Trajectory
 from ..host import HostError
 
+OWN_STEPS = ("dpm_fast", "dpm_adaptive")
+"""Samplers that take only the ends of the schedule and choose the noise levels between, the second by what it sees."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -84,7 +87,7 @@ def sample_both(
             )  # fmt: skip
             runs.append((samples, watch.seconds(), watch.per_step()))
     (first, seconds, each), (second, seconds_too, each_too) = runs
-    steps = _steps(trajectory, [_sigmas(model, settings) for model in models])
+    steps = _steps(trajectory, settings, [_sigmas(model, settings) for model in models])
     return Sampled(first, second, steps, trajectory.kept, (seconds, seconds_too), (each, each_too))
 
 
@@ -164,11 +167,11 @@ def _sigmas(model: Any, settings: Settings) -> list[float]:
     return sampler.sigmas.tolist()
 
 
-def _steps(trajectory: Trajectory, sigmas: list[list[float]]) -> list[Step]:
-    """A sampler that calls back more or less often than its schedule has steps chooses its own noise levels."""
-    scheduled = all(len(levels) == len(sigmas[0]) for levels in sigmas) and trajectory.errors
-    scheduled = scheduled and max(trajectory.errors) < len(sigmas[0]) - 1
+def _steps(trajectory: Trajectory, settings: Settings, sigmas: list[list[float]]) -> list[Step]:
+    """The noise levels are known where the sampler follows its scheduler: one call back for each step of the schedule."""
+    follows = settings.sampler_name not in OWN_STEPS and len(sigmas[0]) == len(sigmas[1])
+    follows = follows and max(trajectory.errors, default=0) < len(sigmas[0]) - 1
     return [
-        Step(number, (sigmas[0][number], sigmas[1][number]) if scheduled else None, errors)
+        Step(number, (sigmas[0][number], sigmas[1][number]) if follows else None, errors)
         for number, errors in sorted(trajectory.errors.items())
     ]

@@ -272,6 +272,12 @@ def test_trajectory_stays_within_its_memory() -> None:
     for step in range(10):
         trajectory.compare(step, latent)
     assert trajectory.errors == {0: [0.0], 4: [0.0], 8: [0.0]}
+    longer_than_told = Trajectory(steps=2, limit=2 * latent.numel() * 4)
+    for step in range(10):
+        longer_than_told.keep(step, latent)
+    for step in range(10):
+        longer_than_told.compare(step, latent)
+    assert sorted(longer_than_told.errors) == [0, 1]
 
 
 def test_equal_latents_have_no_error_even_where_all_is_zero() -> None:
