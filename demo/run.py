@@ -55,7 +55,7 @@ def generate(
     for first in range(0, len(LABELS), BATCH):
         chosen = slice(first, first + BATCH)
         done = len(pictures) * STEPS
-        collector = Collector(model) if calibrate else None
+        collector = Collector(model, "curvature") if calibrate else None
         latents = sample(
             model,
             LABELS[chosen],
