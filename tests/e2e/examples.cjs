@@ -50,14 +50,16 @@ async function open(page) {
   await page.waitForFunction(() => window.app?.vueAppReady && window.app.rootGraph, null, { timeout: 90000 });
 }
 
-/** Name and tooltip of the convert node's first input as this language's user sees them. */
+/** The convert node's title, first input, button and help page as this language's user sees them. */
 async function inLanguage(page, language) {
   await page.evaluate((code) => window.app.extensionManager.setting.set("Comfy.Locale", code), language);
   await open(page);
-  return page.evaluate(() => {
+  return page.evaluate(async (code) => {
     const node = window.LiteGraph.createNode("NVFP4Convert");
-    return { title: node.title, source: node.widgets[0].label };
-  });
+    const button = node.widgets.find(({ type }) => type === "button");
+    const help = await (await fetch(`/extensions/nvfp4-studio/docs/NVFP4Convert/${code}.md`)).text();
+    return { title: node.title, source: node.widgets[0].label, button: button.label, help: help.split("\n")[0] };
+  }, language);
 }
 
 (async () => {

@@ -101,11 +101,16 @@ def test_every_example_has_its_picture() -> None:
 
 
 def test_nodes_speak_the_users_language(front: dict[str, Any]) -> None:
+    locales = EXAMPLES[0].parents[1] / "locales"
     for language, seen in front["languages"].items():
-        texts = json.loads((EXAMPLES[0].parents[1] / "locales" / language / "nodeDefs.json").read_text("utf-8"))[
-            "NVFP4Convert"
-        ]
-        assert seen == {"title": texts["display_name"], "source": texts["inputs"]["source"]["name"]}
+        node = json.loads((locales / language / "nodeDefs.json").read_text("utf-8"))["NVFP4Convert"]
+        studio = json.loads((locales / language / "main.json").read_text("utf-8"))["nvfp4Studio"]
+        assert seen == {
+            "title": node["display_name"],
+            "source": node["inputs"]["source"]["name"],
+            "button": studio["node"]["convert"],
+            "help": f"# {node['display_name']}",
+        }
 
 
 def test_the_browser_saw_no_error(front: dict[str, Any]) -> None:
