@@ -29,11 +29,11 @@ ALLOWED = {
 
 
 def test_readme_holds_the_table_of_the_last_result(tmp_path: Path) -> None:
-    readme = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    readme = Path(shutil.copy(ROOT / "benchmarks" / "README.md", tmp_path))
     arguments = [sys.executable, str(COMMAND), "--write-readme", "--readme", str(readme)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert readme.read_text("utf-8") == (ROOT / "README.md").read_text("utf-8")
+    assert readme.read_text("utf-8") == (ROOT / "benchmarks" / "README.md").read_text("utf-8")
 
 
 def test_result_covers_every_rounding_on_both_models() -> None:
