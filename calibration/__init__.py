@@ -5,26 +5,30 @@ Needs torch and safetensors only; knows neither ComfyUI nor the converters.
 
 from __future__ import annotations
 
-from .collector import Collector
-from .comparison import Comparison, compare
-from .convergence import Convergence
-from .coverage import Coverage
-from .detail import DEFAULT_DETAIL, DETAILS, Cost, details_cost
-from .detail import HELP as DETAIL_HELP
-from .errors import CalibrationError, StudioError
-from .exchange import FORMS, export_json, import_json
-from .fingerprint import alike, sample_rows, samples_from_rows, tensor_samples, weight_samples
-from .histogram import BINS, BINS_PER_OCTAVE, bin_index, fraction_above, lower_edges, percentile, upper_edges
-from .matching import mismatches, other_weights_than
-from .observers import Observation, observe
-from .page import Section, markdown
-from .report import CalibrationReport, calibration_report
-from .report_text import comparison_sections, report_sections
-from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
-from .selection import linear_layers
-from .single import LayerObserver
-from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
-from .store import load, merge_files, save
+from typing import TYPE_CHECKING
+
+from .lazy import exports
+
+if TYPE_CHECKING:
+    from .collector import Collector
+    from .comparison import Comparison, compare
+    from .convergence import Convergence
+    from .coverage import Coverage
+    from .detail import DEFAULT_DETAIL, DETAIL_HELP, DETAILS, Cost, details_cost
+    from .errors import CalibrationError, StudioError
+    from .exchange import FORMS, export_json, import_json
+    from .fingerprint import alike, sample_rows, samples_from_rows, tensor_samples, weight_samples
+    from .histogram import BINS, BINS_PER_OCTAVE, bin_index, fraction_above, lower_edges, percentile, upper_edges
+    from .matching import mismatches, other_weights_than
+    from .observers import Observation, observe
+    from .page import Section, markdown
+    from .report import CalibrationReport, calibration_report
+    from .report_text import comparison_sections, report_sections
+    from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
+    from .selection import linear_layers
+    from .single import LayerObserver
+    from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
+    from .store import load, merge_files, save
 
 __all__ = [
     "ActivationRange",
@@ -79,3 +83,36 @@ __all__ = [
     "upper_edges",
     "weight_samples",
 ]
+
+exports(
+    __name__,
+    {
+        "collector": ("Collector",),
+        "comparison": ("Comparison", "compare"),
+        "convergence": ("Convergence",),
+        "coverage": ("Coverage",),
+        "detail": ("Cost", "DEFAULT_DETAIL", "DETAILS", "DETAIL_HELP", "details_cost"),
+        "errors": ("CalibrationError", "StudioError"),
+        "exchange": ("FORMS", "export_json", "import_json"),
+        "fingerprint": ("alike", "sample_rows", "samples_from_rows", "tensor_samples", "weight_samples"),
+        "histogram": (
+            "BINS",
+            "BINS_PER_OCTAVE",
+            "bin_index",
+            "fraction_above",
+            "lower_edges",
+            "percentile",
+            "upper_edges",
+        ),
+        "matching": ("mismatches", "other_weights_than"),
+        "observers": ("Observation", "observe"),
+        "page": ("Section", "markdown"),
+        "report": ("CalibrationReport", "calibration_report"),
+        "report_text": ("comparison_sections", "report_sections"),
+        "scales": ("ActivationRange", "DEFAULT_POLICY", "POLICIES", "activation_range", "input_scale"),
+        "selection": ("linear_layers",),
+        "single": ("LayerObserver",),
+        "statistics": ("Calibration", "LayerStatistics", "PASSES", "SCHEDULE_BINS"),
+        "store": ("load", "merge_files", "save"),
+    },
+)

@@ -14,7 +14,7 @@ from .selection import features, linear_layers
 
 SCALES, CHANNELS, CURVATURE = DETAILS = ("scales", "channels", "curvature")
 DEFAULT_DETAIL = SCALES
-HELP: dict[str, str] = {
+DETAIL_HELP: dict[str, str] = {
     SCALES: "amax and histograms, about 16 KB a layer: enough for input scales. Sampling takes 1 to 5 % longer on a CPU, more in tiny models.",
     CHANNELS: "also amax and mean square of each input channel, 20 bytes a channel: for weighted rounding and "
     "pre_quant_scale. Sampling takes 1 to 18 % longer on a CPU.",

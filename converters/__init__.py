@@ -5,19 +5,24 @@ Knows no host: progress and cancel come in as two small callables.
 
 from __future__ import annotations
 
-from .convert import convert
-from .decide import make_plan
-from .encoders import TEXT_ENCODER_CHOICES
-from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
-from .families import Family, detect_family
-from .pins import Pin
-from .plan import LAYOUTS, LayerDecision, Options, Plan
-from .recipe import Recipe, with_pins
-from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
-from .report import Report, report_stem
-from .rounding import DEFAULT_ROUNDING, ROUNDINGS
-from .source import Source, open_source
-from .verify import Verification, verify
+from typing import TYPE_CHECKING
+
+from ..calibration.lazy import exports
+
+if TYPE_CHECKING:
+    from .convert import convert
+    from .decide import make_plan
+    from .encoders import TEXT_ENCODER_CHOICES
+    from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
+    from .families import Family, detect_family
+    from .pins import Pin
+    from .plan import LAYOUTS, LayerDecision, Options, Plan
+    from .recipe import Recipe, with_pins
+    from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
+    from .report import Report, report_stem
+    from .rounding import DEFAULT_ROUNDING, ROUNDINGS
+    from .source import Source, open_source
+    from .verify import Verification, verify
 
 __all__ = [
     "DEFAULT_ROUNDING",
@@ -50,3 +55,22 @@ __all__ = [
     "verify",
     "with_pins",
 ]
+
+exports(
+    __name__,
+    {
+        "convert": ("convert",),
+        "decide": ("make_plan",),
+        "encoders": ("TEXT_ENCODER_CHOICES",),
+        "errors": ("Cancelled", "ConversionError", "PlanError", "SourceError", "VerificationError"),
+        "families": ("Family", "detect_family"),
+        "pins": ("Pin",),
+        "plan": ("LAYOUTS", "LayerDecision", "Options", "Plan"),
+        "recipe": ("Recipe", "with_pins"),
+        "recipe_file": ("available_recipes", "load_recipe", "recipe_to_json", "save_recipe"),
+        "report": ("Report", "report_stem"),
+        "rounding": ("DEFAULT_ROUNDING", "ROUNDINGS"),
+        "source": ("Source", "open_source"),
+        "verify": ("Verification", "verify"),
+    },
+)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from .choices import choices_of
-from .document import from_json, load, save
-from .identity import source_fingerprint
-from .influence import Prober, Probes, beside, load_influence, load_probes, save_influence
-from .measuring import measure_and_save, measure_sensitivity
-from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
-from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
+from typing import TYPE_CHECKING
+
+from ...calibration.lazy import exports
+
+if TYPE_CHECKING:
+    from .choices import choices_of
+    from .document import from_json, load, save
+    from .identity import source_fingerprint
+    from .influence import Prober, Probes, beside, load_influence, load_probes, save_influence
+    from .measuring import measure_and_save, measure_sensitivity
+    from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
+    from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 
 __all__ = [
     "DEFAULT_WEIGHTING",
@@ -33,3 +38,16 @@ __all__ = [
     "save_influence",
     "source_fingerprint",
 ]
+
+exports(
+    __name__,
+    {
+        "choices": ("choices_of",),
+        "document": ("from_json", "load", "save"),
+        "identity": ("source_fingerprint",),
+        "influence": ("Prober", "Probes", "beside", "load_influence", "load_probes", "save_influence"),
+        "measuring": ("measure_and_save", "measure_sensitivity"),
+        "values": ("Choice", "KEEP", "LayerSensitivity", "Outcome", "Sensitivity", "decibels"),
+        "weighting": ("DEFAULT_WEIGHTING", "WEIGHTINGS"),
+    },
+)
