@@ -85,7 +85,7 @@ def encode(
         if layer.gain:
             gain = gain_of(found)
             tensors["weight_scale_2"] = tensors["weight_scale_2"] * gain
-            notes += [] if gain != 1 else ["no gain: held-out outputs are no closer with one"]
+            notes += [] if gain != 1 else ["no gain: held-out outputs have their length"]
     if scale is not None:
         tensors["pre_quant_scale"] = scale
     return Layer(weight, tensors, Outcome(layer.rounding and method, tuple(notes)))

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from nvfp4_studio.calibration import LayerStatistics
-from nvfp4_studio.converters.rounding import INFORMED, METHODS
-from nvfp4_studio.converters.rounding.candidates import round_rows
+from nvfp4_studio.converters.rounding import INFORMED, METHODS, candidates, scale_table
 from nvfp4_studio.converters.rounding.e2m1 import decode
 from nvfp4_studio.converters.rounding.gptq import WIDTH
 
@@ -60,7 +59,11 @@ def redrawn(weight: Tensor, rounding: str, statistics: LayerStatistics, order: T
         seen = replace(statistics, channels=None, curvature=curvature)
         packed, scales = INFORMED[rounding].rounder(tensor_scale, seen)(rows)
     else:
-        packed, scales = round_rows(rows, tensor_scale, method.CANDIDATES)
+        packed, scales = (
+            scale_table.round_rows(rows, tensor_scale, method.CANDIDATES)
+            if len(method.CANDIDATES) > 1
+            else candidates.round_rows(rows, tensor_scale, method.CANDIDATES[0])
+        )
     codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten(-2)
     decoded = decode(codes) * (tensor_scale * scales.float()).unsqueeze(-1)
     result = torch.empty_like(weight)

@@ -18,7 +18,7 @@ from typing import cast
 
 import torch
 
-from ..rounding import Informed, candidates, fp8_tables, nearest
+from ..rounding import Informed, candidates, fp8_tables, nearest, scale_table
 from ..rounding.e2m1 import BLOCK, amax_of
 from ..rounding.e2m1 import decode as e2m1_decode
 from .format import Declared, Encoding, Fields, InputScale, Rows, Stored
@@ -63,29 +63,35 @@ def encode(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
     """Quantize by the rounding method; FP8 with one scale by look-up where the method allows it, with the same bytes."""
     method = encoding.method
     tensor_scale = method.tensor_scale(finite(_amax(weight), weight.name)).to(encoding.device)
+    as_bytes = _has_one_scale(weight)
     if not method.CANDIDATES:
+        informed = cast(Informed, method)
         assert encoding.statistics is not None
-        round_rows = cast(Informed, method).rounder(tensor_scale, encoding.statistics)
-        return _encode(weight.rows, weight.shape, round_rows, tensor_scale, LOOKED_UP_AT_ONCE, encoding)
-    if _has_one_scale(weight):
-        tables = fp8_tables.Tables.build(_values(weight).to(encoding.device), tensor_scale, method.CANDIDATES)
-        raw = weight.stored.view(torch.uint8)
-        return _encode(
-            lambda first, last: raw[first:last],
-            weight.shape,
-            tables.round_rows,
-            tensor_scale,
-            LOOKED_UP_AT_ONCE,
-            encoding,
-        )
-    return _encode(
-        weight.rows,
-        weight.shape,
-        lambda rows: candidates.round_rows(rows, tensor_scale, method.CANDIDATES),
-        tensor_scale,
-        WEIGHTS_AT_ONCE,
-        encoding,
-    )
+        as_bytes = as_bytes and informed.TAKES_BYTES
+        values = _values(weight).to(encoding.device) if as_bytes else None
+        round_rows = informed.rounder(tensor_scale, encoding.statistics, values)
+    elif as_bytes:
+        round_rows = _byte_rounder(_values(weight).to(encoding.device), tensor_scale, method.CANDIDATES)
+    else:
+        round_rows = _rounder(tensor_scale, method.CANDIDATES)
+    raw = weight.stored.view(torch.uint8) if as_bytes else None
+    read = weight.rows if raw is None else lambda first, last: raw[first:last]
+    at_once = WEIGHTS_AT_ONCE if raw is None and method.CANDIDATES else LOOKED_UP_AT_ONCE
+    return _encode(read, weight.shape, round_rows, tensor_scale, at_once, encoding)
+
+
+def _rounder(tensor_scale: torch.Tensor, tried: tuple[candidates.Candidate, ...]) -> scale_table.Rounder:
+    if len(tried) > 1:
+        return lambda rows: scale_table.round_rows(rows, tensor_scale, tried)
+    return lambda rows: candidates.round_rows(rows, tensor_scale, tried[0])
+
+
+def _byte_rounder(
+    values: torch.Tensor, tensor_scale: torch.Tensor, tried: tuple[candidates.Candidate, ...]
+) -> scale_table.Rounder:
+    if len(tried) > 1:
+        return scale_table.byte_rounder(values, tensor_scale, tried)
+    return fp8_tables.Tables.build(values, tensor_scale, tried[0]).round_rows
 
 
 def _has_one_scale(weight: Weight) -> bool:
@@ -185,5 +191,5 @@ def quantized_input(values: torch.Tensor, input_scale: float | None, fields: Fie
     scale = nearest.tensor_scale(amax_of(values)) if input_scale is None else torch.tensor(input_scale)
     columns = values.shape[1]
     rows = torch.nn.functional.pad(values, (0, -columns % BLOCK))
-    packed, scales = candidates.round_rows(rows, scale.float().to(values.device), nearest.CANDIDATES)
+    packed, scales = candidates.round_rows(rows, scale.float().to(values.device), nearest.CANDIDATES[0])
     return decode_rows(packed.flatten(1), scales, scale, columns)

@@ -10,7 +10,8 @@ A method is a module with
 A method that needs more than scales has no ``CANDIDATES`` but
 
 * ``missing(statistics) -> str | None``: why a layer's statistics do not suffice;
-* ``rounder(tensor_scale, statistics)``: a function that quantizes rows of this layer.
+* ``rounder(tensor_scale, statistics, values)``: a function that quantizes rows of this layer;
+* ``TAKES_BYTES``: whether these may be FP8 bytes, of which ``values`` float32 [256] tells the meaning.
 
 Rows are rounded some at a time (``candidates.round_rows`` for any dtype, ``fp8_tables`` for FP8 bytes) so
 that memory stays bounded; the tensor scale is the only thing that all rows share.
@@ -42,10 +43,12 @@ class Rounding(Protocol):
 class Informed(Rounding, Protocol):
     """A method that looks at what was seen of a layer's inputs."""
 
+    TAKES_BYTES: bool
+
     def missing(self, statistics: LayerStatistics) -> str | None: ...
 
     def rounder(
-        self, tensor_scale: torch.Tensor, statistics: LayerStatistics
+        self, tensor_scale: torch.Tensor, statistics: LayerStatistics, values: torch.Tensor | None = None
     ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]: ...
 
 

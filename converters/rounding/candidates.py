@@ -1,8 +1,8 @@
-"""Rounding methods that choose each block's scale from a few candidates by squared error.
+"""Scales that a block may choose from, and rounding to one of them.
 
 ``nearest`` has one candidate: the block's largest magnitude falls on 6. Four-over-six has two (6 and 4),
 the block search the neighbouring E4M3 codes. Each block takes the candidate with the smallest squared
-error; a tie goes to the first.
+error (``scale_table``); a tie goes to the first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .e2m1 import BLOCK, E2M1_MAX, E4M3_MAX, encode, round_magnitudes
+from .e2m1 import BLOCK, E2M1_MAX, E4M3_MAX, EXPONENT, encode
 from .scratch import scratch
 
 LARGEST_CODE = 126
 """E4M3's code of 448; 127 is NaN."""
+SMALLEST_NORMAL = 2.0**-6
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,20 @@ class Candidate:
     step: int = 0
 
     def scale(self, amax: torch.Tensor, tensor_scale: torch.Tensor) -> torch.Tensor:
-        """Block scales float8_e4m3fn for blocks with largest magnitudes ``amax``, float32 of any shape."""
-        scale = (amax / self.target / tensor_scale).clamp_(max=E4M3_MAX).to(torch.float8_e4m3fn)
-        return neighbour(scale, self.step) if self.step else scale
+        """Block scales for blocks with largest magnitudes ``amax``: float32 of any shape, values that E4M3 has."""
+        scale = on_e4m3((amax / self.target / tensor_scale).clamp_(max=E4M3_MAX))
+        return neighbour(scale.to(torch.float8_e4m3fn), self.step).float() if self.step else scale
+
+
+def on_e4m3(values: torch.Tensor) -> torch.Tensor:
+    """Round float32 values of 0 to 448 to the nearest that E4M3 has, ties to the even code, in place.
+
+    As ``e2m1.round_magnitudes`` does, with steps of 2^(E − 3) from 2^-6 on. Torch's own conversion takes ten times as
+    long on a CPU.
+    """
+    power = values.clamp(min=SMALLEST_NORMAL)
+    power.view(torch.int32).bitwise_and_(EXPONENT)
+    return values.add_(power, alpha=2.0**20).sub_(power, alpha=2.0**20)
 
 
 def neighbour(scale: torch.Tensor, step: int) -> torch.Tensor:
@@ -46,15 +58,9 @@ def neighbour(scale: torch.Tensor, step: int) -> torch.Tensor:
 
 
 def round_rows(
-    rows: torch.Tensor,
-    tensor_scale: torch.Tensor,
-    candidates: tuple[Candidate, ...],
-    channel_weight: torch.Tensor | None = None,
+    rows: torch.Tensor, tensor_scale: torch.Tensor, candidate: Candidate
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize rows [R, K] of any float dtype, K a multiple of 16.
-
-    Args:
-        channel_weight: what the squared error of each channel counts, float32 [K]; None for 1.
+    """Quantize rows [R, K] of any float dtype, K a multiple of 16, with one scale for each block.
 
     Returns:
         Packed E2M1 codes uint8 [R, K/16, 8], the even column in the high nibble, and block scales
@@ -64,64 +70,32 @@ def round_rows(
     stored = rows.reshape(rows.shape[0], -1, BLOCK).permute(2, 0, 1)
     blocks = scratch("blocks", stored.shape, torch.float32, stored.device).copy_(stored)
     magnitudes = torch.abs(blocks, out=scratch("magnitudes", blocks.shape, torch.float32, blocks.device))
-    amax = magnitudes.amax(dim=0)
-    scale, total = scales(amax, tensor_scale, candidates[0])
-    if len(candidates) > 1:
-        first = squared_error(magnitudes, total, "first")
-        least = torch.zeros_like(amax)
-    for candidate in candidates[1:]:
-        other_scale, other_total = scales(amax, tensor_scale, candidate)
-        gain = squared_error(magnitudes, other_total, "other").sub_(first)
-        if channel_weight is not None:
-            gain *= channel_weight.reshape(-1, BLOCK).T.unsqueeze(1)
-        sums = sum_of_pairs(gain[0::2].add_(gain[1::2]))
-        better = sums < least
-        least = torch.minimum(least, sums)
-        # torch.where has no float8 kernel on every device; the bytes are what is chosen.
-        scale = torch.where(better, other_scale.view(torch.uint8), scale.view(torch.uint8)).view(torch.float8_e4m3fn)
-        total = torch.where(better, other_total, total)
+    scale, total = scales(magnitudes.amax(dim=0), tensor_scale, candidate)
     codes = codes_of(blocks, total)
-    return (codes[0::2] << 4).bitwise_or_(codes[1::2]).permute(1, 2, 0), scale
+    return (codes[0::2] << 4).bitwise_or_(codes[1::2]).permute(1, 2, 0), scale.to(torch.float8_e4m3fn)
 
 
 def scales(amax: torch.Tensor, tensor_scale: torch.Tensor, candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor]:
-    """Block scales float8_e4m3fn and what codes are multiplied by in all, float32, both of amax's shape.
+    """Block scales, which E4M3 has, and what codes are multiplied by in all: float32, both of amax's shape.
 
     The order of operations is that of comfy-kitchen's kernels, so that target 6 gives their bytes:
     ``block_scale = e4m3(min(amax / target / tensor_scale, 448))``, then ``x / (tensor_scale · block_scale)``.
     """
     scale = candidate.scale(amax, tensor_scale)
-    return scale, tensor_scale * scale.float()
+    return scale, tensor_scale * scale
+
+
+def divisor(total: torch.Tensor) -> torch.Tensor:
+    """Total scales to divide by: 1 in the place of 0. A CPU looks for zeros first, which are rare; a GPU would wait."""
+    return total if _all_positive(total) else total.masked_fill(total == 0, 1.0)
+
+
+def _all_positive(total: torch.Tensor) -> bool:
+    return not total.is_cuda and total.numel() > 0 and float(total.amin()) > 0
 
 
 def codes_of(blocks: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
     """E2M1 codes uint8 [16, ...] of float32 weights [16, ...] with total scales [...]; 0 where the scale is 0."""
-    zero = total == 0
-    codes = encode(_divided(blocks, total, "codes").clamp_(-E2M1_MAX, E2M1_MAX))
-    return codes.masked_fill_(zero, 0) if bool(zero.any()) else codes
-
-
-def squared_error(magnitudes: torch.Tensor, total: torch.Tensor, name: str) -> torch.Tensor:
-    """Squared difference that rounding with these total scales makes, float32 [16, ...]; signs do not matter.
-
-    The result is scratch memory of this name.
-    """
-    rounded = round_magnitudes(_divided(magnitudes, total, name).clamp_(max=E2M1_MAX))
-    return rounded.mul_(total).sub_(magnitudes).square_()
-
-
-def _divided(blocks: torch.Tensor, total: torch.Tensor, name: str) -> torch.Tensor:
-    divisor = total.masked_fill(total == 0, 1.0)
-    return torch.div(blocks, divisor, out=scratch(name, blocks.shape, torch.float32, blocks.device))
-
-
-def sum_of_pairs(pairs: torch.Tensor) -> torch.Tensor:
-    """Sum over the first dimension of eight, from front to back.
-
-    The order is written out because a choice between two candidates may hang on the last bit, and look-up
-    and arithmetic, CPU and GPU must make the same.
-    """
-    total = pairs[0] + pairs[1]
-    for pair in pairs[2:]:
-        total = total + pair
-    return total
+    exact = scratch("codes", blocks.shape, torch.float32, blocks.device)
+    codes = encode(torch.div(blocks, divisor(total), out=exact).clamp_(-E2M1_MAX, E2M1_MAX))
+    return codes if _all_positive(total) else codes.masked_fill_(total == 0, 0)

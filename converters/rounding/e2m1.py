@@ -13,7 +13,7 @@ E4M3_MAX = 448.0
 VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
-_EXPONENT = 0x7F800000
+EXPONENT = 0x7F800000
 _ONE_IN_THE_LAST_PLACE = 22 << 23
 
 
@@ -26,7 +26,7 @@ def _anchor(magnitude: torch.Tensor) -> torch.Tensor:
     """
     anchor = scratch("anchor", magnitude.shape, torch.float32, magnitude.device)
     bits = torch.clamp(magnitude, min=1.0, out=anchor).view(torch.int32)
-    bits.bitwise_and_(_EXPONENT).add_(_ONE_IN_THE_LAST_PLACE)
+    bits.bitwise_and_(EXPONENT).add_(_ONE_IN_THE_LAST_PLACE)
     return anchor
 
 

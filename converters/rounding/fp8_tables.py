@@ -1,11 +1,11 @@
-"""The same rounding for FP8 sources by look-up: an FP8 weight has only 256 values.
+"""Rounding to the nearest scale for FP8 sources by look-up of pairs: an FP8 weight has only 256 values.
 
 Within one tensor a block's scale depends on nothing but the largest magnitude in the block, one of 128
 bytes, and a weight's code on that byte and its own. Two neighbouring weights are one 16-bit number and
 become one packed byte, so a table of 65536 bytes for each of the block magnitudes that occur (about 20
 in a Gaussian weight) says everything. It is computed by the very arithmetic of ``candidates``, and the
 weights then move through it without a floating point operation. Bytes are identical; on a CPU it is
-more than twenty times as fast.
+more than twenty times as fast. Where scales are chosen, ``scale_table`` looks up single weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .candidates import Candidate, codes_of, scales, squared_error, sum_of_pairs
+from .candidates import Candidate, codes_of, scales
 from .e2m1 import BLOCK
 from .scratch import scratch
 
@@ -26,38 +26,35 @@ MAGNITUDE_BITS = 0x7F7F
 
 @dataclass
 class Tables:
-    """What becomes of every pair of weight bytes in every block, for one tensor and each candidate.
+    """What becomes of every pair of weight bytes in every block of one tensor.
 
-    ``packed`` is uint8 [C, 128, 65536], ``gain`` float32 [C−1, 128, 65536]: by how much the squared error
-    of candidate c+1 exceeds that of candidate 0. ``scales`` is uint8 [C, 128], float8_e4m3fn bytes. Rows
-    are filled in when their magnitude first occurs, ``known`` tells which are.
+    ``packed`` is uint8 [128, 65536], ``scales`` uint8 [128], float8_e4m3fn bytes. Rows are filled in when their
+    magnitude first occurs, ``known`` tells which are.
     """
 
     values: torch.Tensor
     tensor_scale: torch.Tensor
-    candidates: tuple[Candidate, ...]
+    candidate: Candidate
     packed: torch.Tensor
-    gain: torch.Tensor
     scales: torch.Tensor
     known: torch.Tensor
 
     @classmethod
-    def build(cls, values: torch.Tensor, tensor_scale: torch.Tensor, candidates: tuple[Candidate, ...]) -> Tables:
+    def build(cls, values: torch.Tensor, tensor_scale: torch.Tensor, candidate: Candidate) -> Tables:
         """Tables without rows yet.
 
         Args:
             values: float32 [256], the upcast value of each byte; those that are not finite may hold anything.
             tensor_scale: float32 scalar on the same device.
-            candidates: at least one.
+            candidate: the scale of every block.
         """
-        count, device = len(candidates), values.device
+        device = values.device
         tables = cls(
             values=values.nan_to_num(0.0, 0.0, 0.0),
             tensor_scale=tensor_scale,
-            candidates=candidates,
-            packed=scratch("packed", (count, MAGNITUDES, PAIRS), torch.uint8, device),
-            gain=scratch("gain", (count - 1, MAGNITUDES, PAIRS), torch.float32, device),
-            scales=torch.zeros(count, MAGNITUDES, dtype=torch.uint8, device=device),
+            candidate=candidate,
+            packed=scratch("packed", (MAGNITUDES, PAIRS), torch.uint8, device),
+            scales=torch.zeros(MAGNITUDES, dtype=torch.uint8, device=device),
             known=torch.zeros(MAGNITUDES, dtype=torch.bool),
         )
         if values.is_cuda:
@@ -81,28 +78,11 @@ class Tables:
         largest = torch.maximum(largest, magnitudes.amax(dim=0) >> 8)
         if not self.values.is_cuda:
             self._learn(largest)
-        if len(self.candidates) > 1:
-            # Errors do not depend on signs, and half the table stays in a cache more easily.
-            choice = self._choose(magnitudes.add_(largest * PAIRS), largest)
-            largest += choice * MAGNITUDES
         index += largest * PAIRS
         packed = scratch("found", index.shape, torch.uint8, device)
         torch.index_select(self.packed.reshape(-1), 0, index.reshape(-1), out=packed.view(-1))
-        scales = torch.index_select(self.scales.reshape(-1), 0, largest.reshape(-1)).reshape(largest.shape)
+        scales = torch.index_select(self.scales, 0, largest.reshape(-1)).reshape(largest.shape)
         return packed.permute(1, 2, 0), scales.view(torch.float8_e4m3fn)
-
-    def _choose(self, index: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-        """Number int32 [R, B] of each block's best candidate, from pairs of magnitudes [8, R, B]."""
-        flat = index.reshape(-1)
-        choice = torch.zeros_like(largest)
-        least = torch.zeros(largest.shape, dtype=torch.float32, device=largest.device)
-        found = scratch("gains", index.shape, torch.float32, index.device)
-        for number, gain in enumerate(self.gain, 1):
-            torch.index_select(gain.reshape(-1), 0, flat, out=found.view(-1))
-            total = sum_of_pairs(found)
-            choice = torch.maximum(choice, (total < least).int() * number)
-            least = torch.minimum(least, total)
-        return choice
 
     def _learn(self, largest: torch.Tensor) -> None:
         """Fill in the rows of the block magnitudes int32 [R, B] that occur for the first time."""
@@ -111,17 +91,9 @@ class Tables:
         if not len(new):
             return
         values = self.values.unsqueeze(1).expand(-1, len(new)).contiguous()
-        first: torch.Tensor | None = None
-        for number, candidate in enumerate(self.candidates):
-            scale, total = scales(self.values[new].abs(), self.tensor_scale, candidate)
-            codes = codes_of(values, total).T.contiguous()
-            # The pair's first byte is the low one of the index and the high nibble of the result.
-            self.packed[number, new] = ((codes << 4).unsqueeze(1) | codes.unsqueeze(2)).flatten(1)
-            self.scales[number, new] = scale.view(torch.uint8)
-            error = squared_error(values.abs(), total, "error").T.contiguous()
-            if first is None:
-                first = error
-            else:
-                gain = error - first
-                self.gain[number - 1, new] = (gain.unsqueeze(1) + gain.unsqueeze(2)).flatten(1)
+        scale, total = scales(self.values[new].abs(), self.tensor_scale, self.candidate)
+        codes = codes_of(values, total).T.contiguous()
+        # The pair's first byte is the low one of the index and the high nibble of the result.
+        self.packed[new] = ((codes << 4).unsqueeze(1) | codes.unsqueeze(2)).flatten(1)
+        self.scales[new] = scale.to(torch.float8_e4m3fn).view(torch.uint8)
         self.known |= present

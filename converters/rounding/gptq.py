@@ -29,6 +29,7 @@ from .e2m1 import BLOCK, E2M1_MAX, encode, round_magnitudes
 HELP = "each weight's error is made good by the next ones, as a layer's inputs demand; needs detail curvature"
 NEEDS = "curvature"
 CANDIDATES: tuple[Candidate, ...] = ()
+TAKES_BYTES = False
 WIDTH = 128
 """Channels in a block of H, as calibrations keep them."""
 LEAST_ROWS = 16 * WIDTH
@@ -79,9 +80,9 @@ def missing(statistics: LayerStatistics) -> str | None:
 
 
 def rounder(
-    tensor_scale: torch.Tensor, statistics: LayerStatistics
+    tensor_scale: torch.Tensor, statistics: LayerStatistics, values: torch.Tensor | None = None
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """A function like ``round_rows`` for one layer."""
+    """A function like ``round_rows`` for one layer; see ``Informed``."""
     curvature = statistics.curvature
     assert curvature is not None
     blocks = torch.zeros(curvature.blocks(), WIDTH, WIDTH, dtype=torch.float64)
@@ -188,7 +189,7 @@ def _descend(
 
 def _best_scale(blocks: torch.Tensor, tensor_scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Of the scales around the nearest one, that with the smallest weighted squared error: float8_e4m3fn [B, R]."""
-    nearest = Candidate().scale(blocks.abs().amax(dim=-1), tensor_scale)
+    nearest = Candidate().scale(blocks.abs().amax(dim=-1), tensor_scale).to(torch.float8_e4m3fn)
     chosen = nearest.view(torch.uint8)
     least = torch.full(chosen.shape, torch.inf, device=blocks.device)
     for step in STEPS:

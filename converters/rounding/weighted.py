@@ -7,18 +7,17 @@ inputs were seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from ...calibration import LayerStatistics
-from . import candidates, four_over_six
+from . import four_over_six, scale_table
 from .candidates import Candidate
 
 HELP = "block search by the error that a layer's inputs amplify; needs a calibration with detail channels"
 NEEDS = "channels"
 CANDIDATES: tuple[Candidate, ...] = ()
-STEPS = (0, -2, -1, 1, 2, 3, 4, 5, 6)
+TAKES_BYTES = True
+TRIED = tuple(Candidate(step=step) for step in (0, -2, -1, 1, 2, 3, 4, 5, 6))
 LEAST_ROWS = 256
 """Input rows below which a mean square is a guess."""
 
@@ -39,15 +38,16 @@ def missing(statistics: LayerStatistics) -> str | None:
 
 
 def rounder(
-    tensor_scale: torch.Tensor, statistics: LayerStatistics
-) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """A function like ``candidates.round_rows`` for one layer."""
+    tensor_scale: torch.Tensor, statistics: LayerStatistics, values: torch.Tensor | None = None
+) -> scale_table.Rounder:
+    """A function like ``candidates.round_rows`` for one layer; see ``Informed``."""
     weight = mean_square(statistics).float()
     # Channels that never carried anything still get sensible codes.
     weight = weight.clamp(min=float(weight.mean()) * 1e-6) if float(weight.sum()) > 0 else torch.ones_like(weight)
     weight = torch.nn.functional.pad(weight, (0, -len(weight) % 16)).to(tensor_scale.device)
-    tried = tuple(Candidate(step=step) for step in STEPS)
-    return lambda rows: candidates.round_rows(rows, tensor_scale, tried, weight)
+    if values is not None:
+        return scale_table.byte_rounder(values, tensor_scale, TRIED, weight)
+    return lambda rows: scale_table.round_rows(rows, tensor_scale, TRIED, weight)
 
 
 def mean_square(statistics: LayerStatistics) -> torch.Tensor:

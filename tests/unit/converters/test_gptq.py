@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from nvfp4_studio.calibration import Calibration, Collector
 from nvfp4_studio.converters import Options, convert
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
-from nvfp4_studio.converters.rounding import METHODS, candidates, four_over_six, gptq, rounding_for
+from nvfp4_studio.converters.rounding import METHODS, four_over_six, gptq, rounding_for, weighted
 from nvfp4_studio.converters.rounding.gptq import WIDTH, Hessian
 
 CPU = torch.device("cpu")
@@ -109,8 +109,9 @@ def test_outputs_are_closer_than_with_any_simpler_method(shape: tuple[int, int])
     error = output_error(found - weights, fresh)
     for name, method in METHODS.items():
         if method.CANDIDATES:
-            scale = method.tensor_scale(weights.abs().max())
-            simple = decoded(*candidates.round_rows(weights, scale, method.CANDIDATES), scale)
+            stored = nvfp4.encode(Weight("layer", weights), Encoding(method))
+            scales = nvfp4.unblocked_scales(stored["weight_scale"], shape)
+            simple = nvfp4.decode_rows(stored["weight"], scales, stored["weight_scale_2"], shape[1])[: shape[0]]
             assert error < 0.7 * output_error(simple - weights, fresh), name
 
 
@@ -200,12 +201,22 @@ def test_a_method_that_needs_a_calibration_falls_back_by_name() -> None:
     assert method == "block-search" and why == "rounded by block-search in place of gptq: not calibrated"
 
 
-def test_fp8_and_its_upcast_give_the_same_bytes() -> None:
+def test_fp8_is_rounded_as_its_upcast_is() -> None:
+    """GPTQ to the same bytes; the weighted search chooses exactly among 256 values, and by bins among floats."""
     calibration = calibrated(Two(), "curvature")
     stored = (Two().blocks[0]["much"].weight.detach() * 100).to(torch.float8_e4m3fn)  # type: ignore[index, operator, union-attr]
     statistics = calibration.layers["blocks.0.much"]
+    importance = weighted.mean_square(statistics)
+    weight = Weight("layer", stored, torch.tensor(0.01))
+    plain = weight.rows(0, 96)
+    bytes_of, error_of = {}, {}
     for name in ("weighted", "gptq"):
         encoding = Encoding(METHODS[name], statistics=statistics)
-        quick = nvfp4.encode(Weight("layer", stored, torch.tensor(0.01)), encoding)
-        slow = nvfp4.encode(Weight("layer", Weight("layer", stored, torch.tensor(0.01)).rows(0, 96)), encoding)
-        assert all(torch.equal(quick[key].view(torch.uint8), slow[key].view(torch.uint8)) for key in ("weight", "weight_scale"))  # fmt: skip
+        for source in (weight, Weight("layer", plain)):
+            found = nvfp4.encode(source, encoding)
+            scales = nvfp4.unblocked_scales(found["weight_scale"], (96, 272))
+            values = nvfp4.decode_rows(found["weight"], scales, found["weight_scale_2"], 272)
+            bytes_of.setdefault(name, []).append(found["weight"])
+            error_of.setdefault(name, []).append(float(((values - plain).double().square() * importance).sum()))
+    assert torch.equal(*bytes_of["gptq"])
+    assert error_of["weighted"][0] == pytest.approx(error_of["weighted"][1], rel=0.01)
