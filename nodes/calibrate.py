@@ -51,6 +51,13 @@ class NVFP4Calibrate(io.ComfyNode):
                     tooltip=" ".join(f"{name}: {DETAIL_HELP[name]}" for name in DETAILS),
                     optional=True,
                 ),
+                io.Boolean.Input(
+                    "influence",
+                    default=False,
+                    tooltip="Also measure how much of each layer's error reaches the picture, for NVFP4 Sensitivity and "
+                    "budgets. Each step is computed twice, the second time with one layer disturbed.",
+                    optional=True,
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The same model; sampling with it is measured.")],
             hidden=[io.Hidden.unique_id],
@@ -65,7 +72,9 @@ class NVFP4Calibrate(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model: Any, name: str, mode: str, detail: str = DEFAULT_DETAIL) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, name: str, mode: str, detail: str = DEFAULT_DETAIL, influence: bool = False
+    ) -> io.NodeOutput:
         host.require_sampling_wrappers()
         path = CALIBRATIONS.path(name)
         node_id = cls.hidden.unique_id
@@ -81,5 +90,5 @@ class NVFP4Calibrate(io.ComfyNode):
         def tell(counts: dict[str, Any]) -> None:
             host.send(host.CALIBRATION_EVENT, {"name": CALIBRATIONS.name_of(path), "node": node_id, **counts})
 
-        patch = CalibrationPatch(path, restart=restart, show=show, detail=detail, tell=tell)
+        patch = CalibrationPatch(path, restart=restart, show=show, detail=detail, influence=influence, tell=tell)
         return io.NodeOutput(add_calibration(model, patch))

@@ -29,6 +29,7 @@ from ..calibration import (
 )
 from ..calibration.errors import StudioError
 from . import host
+from .probing import Probing, kept
 from .texts import after_sampling, during_sampling
 from .weights import adaptation, original_samples
 
@@ -43,9 +44,10 @@ class CalibrationPatch:
     """What NVFP4Calibrate adds to a model as its OUTER_SAMPLE wrapper.
 
     ``path`` is the calibration file, ``restart`` starts it anew at the first sampling of each prompt,
-    ``show`` takes status texts, ``tell`` counts for whoever draws them, and ``detail`` is the level. Two things are remembered from sampling to
-    sampling, because the node's output stays in ComfyUI's cache and serves many prompts: the prompt for which
-    the file was already started anew, and the model's fingerprint.
+    ``show`` takes status texts, ``tell`` counts for whoever draws them, ``detail`` is the level and ``influence``
+    says whether layers are probed. Two things are remembered from sampling to sampling, because the node's output stays
+    in ComfyUI's cache and serves many prompts: the prompt for which the file was already started anew, and the model's
+    fingerprint.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class CalibrationPatch:
         restart: bool,
         show: Callable[[str], None],
         detail: str = DEFAULT_DETAIL,
+        influence: bool = False,
         tell: Callable[[dict[str, Any]], None] = lambda counts: None,
     ) -> None:
         self._path = path
@@ -62,6 +65,7 @@ class CalibrationPatch:
         self._show = show
         self._tell = tell
         self._detail = detail
+        self._influence = influence
         self._restarted_for = ""
         self._fingerprint: tuple[weakref.ref[Any], dict[str, torch.Tensor]] | None = None
 
@@ -74,7 +78,8 @@ class CalibrationPatch:
         samples = self._samples(guider.model_patcher)
         if before is not None:
             check_same_model(before, guider.model_patcher.model.diffusion_model, self._path, samples)
-        session = Session(self._shown_while(before), self._detail, samples, adaptation(guider.model_patcher))
+        probing = Probing(self._path, anew=before is None) if self._influence else None
+        session = Session(self._shown_while(before), self._detail, samples, adaptation(guider.model_patcher), probing)
         completed = False
         try:
             with session.attached(guider):
@@ -117,6 +122,7 @@ class CalibrationPatch:
             is_new = not self._path.exists()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             save(total, self._path)
+            probed = session.probing.finish() if session.probing is not None else None
         except (StudioError, OSError) as error:
             if completed:
                 raise
@@ -124,7 +130,9 @@ class CalibrationPatch:
             return False
         if is_new:
             host.refresh_lists()
-        self._show(after_sampling(total, self._path.stem, completed=completed, compiled=session.compiled))
+        self._show(
+            after_sampling(total, self._path.stem, completed=completed, compiled=session.compiled, probed=probed)
+        )
         counts = {"samplings": total.samplings, "images": total.images, "calls": total.steps}
         self._tell({"running": False, **counts, "enough": total.convergence().enough})
         if seen.nonfinite_layers():
@@ -141,7 +149,9 @@ class Session:
         detail: str,
         samples: dict[str, torch.Tensor],
         adapted: str,
+        probing: Probing | None = None,
     ) -> None:
+        self.probing = probing
         self._show = show
         self._detail = detail
         self._samples = samples
@@ -194,8 +204,14 @@ class Session:
         sigmas = options.get("sigmas")
         level = noise_level(model.model_sampling, t if sigmas is None else sigmas)
         eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
-        with eager, collector.observing(level, root, self._passes(options)):
-            return executor(x, t, *args, **kwargs)
+        again = kept([list(args), kwargs]) if self.probing is not None else None
+        with eager:
+            with collector.observing(level, root, self._passes(options)):
+                result = executor(x, t, *args, **kwargs)
+            if self.probing is not None and again is not None:
+                repeated = again
+                self.probing.after(root, x, result, lambda: executor(x, t, *repeated[0], **repeated[1]))
+        return result
 
     def finish(self, images: int) -> Calibration | None:
         """The statistics of this sampling, None if the model was never called."""

@@ -13,7 +13,15 @@ from ..calibration import DEFAULT_POLICY, POLICIES, load
 from ..calibration.errors import StudioError
 from ..converters import Cancelled, Options, open_source
 from ..converters.kernels import available_tables
-from ..converters.sensitivity import DEFAULT_WEIGHTING, WEIGHTINGS, Sensitivity, choices_of, measure_and_save
+from ..converters.sensitivity import (
+    DEFAULT_WEIGHTING,
+    WEIGHTINGS,
+    Sensitivity,
+    beside,
+    choices_of,
+    load_influence,
+    measure_and_save,
+)
 from . import checkpoints, host
 from .errors import HostError
 from .gate import gate, token_of
@@ -122,7 +130,8 @@ class NVFP4Sensitivity(io.ComfyNode):
             raise HostError(
                 "A sensitivity is measured on inputs that a calibration kept: choose one with detail curvature."
             )
-        statistics = load(CALIBRATIONS.existing(calibration))
+        collected = CALIBRATIONS.existing(calibration)
+        statistics, probes = load(collected), beside(collected)
         target = SENSITIVITIES.writable(called)
         if target.exists() and not overwrite:
             raise HostError(f"There is a sensitivity {called!r} already: choose another name, or switch overwrite on.")
@@ -138,6 +147,7 @@ class NVFP4Sensitivity(io.ComfyNode):
                 options=Options(input_scale=input_scale),
                 calibration_name=calibration,
                 weighting=timesteps,
+                influence=load_influence(probes) if probes.is_file() else None,
                 kernels=table_for(None if kernels == AUTO else kernels, host.gpu_name()),
                 device=torch.device(host.device()),
             )

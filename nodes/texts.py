@@ -31,11 +31,15 @@ def during_sampling(calls: int, stored: Calibration | None) -> str:
     return f"Collecting: step {calls} of this sampling{known}"
 
 
-def after_sampling(total: Calibration, name: str, *, completed: bool, compiled: bool = False) -> str:
+def after_sampling(
+    total: Calibration, name: str, *, completed: bool, compiled: bool = False, probed: int | None = None
+) -> str:
     """The line that stays on the calibrate node."""
     note = "" if completed else "\nThe last sampling was interrupted; its steps are kept."
     if compiled:
         note += "\nSampled without torch.compile, because compiled code cannot be observed."
+    if probed is not None:
+        note += f"\nInfluence measured of {probed} of {len(total.layers)} layers."
     return f"{name}: {described(total)}{note}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ... import __version__
 from ...calibration import DETAILS, Calibration, calibration_report, load, merge_files, save
 from ...converters.plots import calibration_plot
+from ...converters.sensitivity import beside
 from .. import host
 from ..guard import Refused
 from ..library import CALIBRATIONS
@@ -102,7 +103,9 @@ def merged(body: Mapping[str, Any]) -> dict[str, Any]:
 def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
     """``{"name": "my-model"}`` -> ``{"deleted": "my-model"}``."""
     name = name_in(body, "name")
-    CALIBRATIONS.exchangeable(name).unlink(missing_ok=True)
+    path = CALIBRATIONS.exchangeable(name)
+    path.unlink(missing_ok=True)
+    beside(path).unlink(missing_ok=True)
     host.refresh_lists()
     return {"deleted": name}
 

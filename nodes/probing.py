@@ -1,0 +1,58 @@
+"""Measuring influence while a model is sampled: each model call is repeated with one layer disturbed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..calibration import linear_layers
+from ..converters.sensitivity import Prober, beside, load_probes, save_influence
+
+
+class Probing:
+    """The probes of one sampling; what earlier ones found is added to.
+
+    ``calibration`` is the file beside which the result is kept, ``anew`` forgets what is there. ComfyUI's own copies
+    of a model on other GPUs are not probed.
+    """
+
+    def __init__(self, calibration: Path, *, anew: bool) -> None:
+        self._path = beside(calibration)
+        self._known = {} if anew or not self._path.is_file() else load_probes(self._path)
+        self._prober: Prober | None = None
+        self._root: torch.nn.Module | None = None
+        self._lock = threading.Lock()
+
+    def after(self, root: torch.nn.Module, x: torch.Tensor, result: Any, again: Callable[[], Any]) -> None:
+        """Disturb the layer that was probed least, in a repetition of a call that gave ``result``.
+
+        What a call gives is the picture without its noise, so ``x`` less it is what the network said, up to a factor.
+        A call that gives something else than one picture of x's shape is left alone.
+        """
+        if not isinstance(result, torch.Tensor) or result.shape != x.shape:
+            return
+        with self._lock:
+            if self._prober is None:
+                self._root, self._prober = root, Prober(linear_layers(root)[0], self._known)
+            prober = self._prober
+        layer = prober.least_probed() if root is self._root else None
+        if layer is not None:
+            prober.probe(layer, result - x, lambda: again() - x)
+
+    def finish(self) -> int:
+        """Keep what was found and tell how many layers have been probed."""
+        if self._prober is None:
+            return 0
+        save_influence(self._prober.probes, self._path)
+        return len(self._prober.probes)
+
+
+def kept(value: Any) -> Any:
+    """Dicts and lists copied, whatever is in them shared: models take ControlNet's outputs out of their lists."""
+    if type(value) is dict:
+        return {key: kept(item) for key, item in value.items()}
+    return [kept(item) for item in value] if type(value) is list else value
