@@ -35,8 +35,10 @@ export function createClient(fetchApi) {
   }
 
   const get = (path) => answerOf(path, { cache: "no-store" });
-  const post = (path, body) =>
-    answerOf(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const sent = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const post = (path, body) => answerOf(path, sent(body));
+  // ComfyUI answers these two with an empty body.
+  const send = (path, body) => fetchApi(path, sent(body));
   const ours = (path) => `${PREFIX}/${path}`;
 
   return {
@@ -58,8 +60,9 @@ export function createClient(fetchApi) {
     deleteResult: (id) => post(ours("results/delete"), { id }),
     token: async (node) => (await post(ours("conversion_token"), { node })).token,
     queue: (body) => post("/prompt", body),
-    unqueue: (promptId) => fetchApi("/queue", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ delete: [promptId] }) }),
-    interrupt: (promptId) => fetchApi("/interrupt", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ prompt_id: promptId }) }),
+    definition: async (node) => (await get(`/object_info/${node}`))[node],
+    unqueue: (promptId) => send("/queue", { delete: [promptId] }),
+    interrupt: (promptId) => send("/interrupt", { prompt_id: promptId }),
   };
 }
 

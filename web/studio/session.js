@@ -7,12 +7,18 @@ import { DEFAULTS, lastSource, recallChoices, rememberChoices } from "./model/ch
 import { createConversions } from "./model/conversions.js";
 import { createPlans } from "./model/plans.js";
 import { createResults } from "./model/results.js";
+import { createSensitivities } from "./model/sensitivities.js";
 import { createSources } from "./model/sources.js";
 import { createStore, debounced } from "./store.js";
 import { filledTemplate, templateOf } from "./template.js";
 
 export const STEPS = ["source", "calibration", "plan", "convert", "result"];
-const EVENTS = { conversion: "nvfp4_studio.conversion", calibration: "nvfp4_studio.calibration", refresh: "nvfp4_studio.refresh" };
+const EVENTS = {
+  conversion: "nvfp4_studio.conversion",
+  calibration: "nvfp4_studio.calibration",
+  status: "nvfp4_studio.status",
+  refresh: "nvfp4_studio.refresh",
+};
 const PLANNED_BY = ["calibration", "recipe", "input_scale", "rounding", "layout", "budget", "sensitivity", "pins"];
 const REFRESH_MS = 200;
 
@@ -29,6 +35,7 @@ const INITIAL = {
   choices: DEFAULTS,
   plan: null,
   planning: false,
+  measuring: null,
   conversions: { running: [], queued: [], finished: [], interrupted: [] },
   results: [],
   result: null,
@@ -72,6 +79,7 @@ export function createSession({ host, t, storage, templateAddress }) {
   const plans = createPlans(shared);
   const calibrations = createCalibrations({ ...shared, arrived });
   const results = createResults(shared);
+  const sensitivities = createSensitivities({ ...shared, clientId: host.clientId, measured });
   const conversions = createConversions({ ...shared, clientId: host.clientId, ended });
 
   function selectSource(id) {
@@ -88,6 +96,13 @@ export function createSession({ host, t, storage, templateAddress }) {
   function arrived(name) {
     calibrations.open(name);
     plans.refresh();
+  }
+
+  /** The errors of this calibration's model are measured. */
+  async function measured(name) {
+    await plans.options();
+    select({ sensitivity: name });
+    host.toast("success", t("plan.measured", { name }));
   }
 
   function go(step) {
@@ -158,11 +173,17 @@ export function createSession({ host, t, storage, templateAddress }) {
     host.on(EVENTS.calibration, ({ detail }) => calibrations.live(detail));
     host.on(EVENTS.refresh, refreshSoon);
     host.on("reconnected", refreshSoon);
-    host.on("execution_success", () => calibrations.openSoon(store.state.choices.calibration));
+    host.on(EVENTS.status, ({ detail }) => sensitivities.live(detail));
+    host.on("execution_success", ({ detail }) => {
+      calibrations.openSoon(store.state.choices.calibration);
+      sensitivities.ended(detail.prompt_id);
+    });
+    host.on("execution_error", ({ detail }) => sensitivities.ended(detail.prompt_id, detail.exception_message?.trim()));
+    host.on("execution_interrupted", ({ detail }) => sensitivities.ended(detail.prompt_id, ""));
     host.on("status", debounced(() => store.state.step === "convert" && conversions.refresh(), REFRESH_MS));
   }
 
   const headerOf = (id) => (store.state.headers[id]?.pending ? undefined : store.state.headers[id]);
   const actions = { select, selectSource, go, openResult, useResult, useIn, openTemplate, attempt, refresh, begin, listen };
-  return { host, t, store, client, graph, textOf, headerOf, sources, calibrations, plans, conversions, results, ...actions };
+  return { host, t, store, client, graph, textOf, headerOf, sources, calibrations, plans, conversions, results, sensitivities, ...actions };
 }

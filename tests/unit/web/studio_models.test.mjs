@@ -6,13 +6,14 @@ import test from "node:test";
 import { createClient } from "../../../web/studio/client.js";
 import { adviceOf } from "../../../web/studio/parts/calibration_details.js";
 import { errorScale, mapsOf } from "../../../web/studio/parts/block_map.js";
-import { placed } from "../../../web/studio/parts/curve.js";
+import { placed, pointsOf } from "../../../web/studio/parts/curve.js";
 import { runningTexts } from "../../../web/studio/parts/jobs.js";
 import { binHeights, calibrationName, usableChoices } from "../../../web/studio/model/calibrations.js";
 import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
 import { afterEvent, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
 import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } from "../../../web/studio/model/plans.js";
 import { worstLayers } from "../../../web/studio/model/results.js";
+import { defaultsOf, sensitivitiesOf } from "../../../web/studio/model/sensitivities.js";
 import { matching, typesOf } from "../../../web/studio/model/sources.js";
 import { newestResultOf } from "../../../web/studio/menu.js";
 import { createStore, newestOnly } from "../../../web/studio/store.js";
@@ -197,6 +198,14 @@ test("numbers read as people write them, in their language", () => {
   assert.deepEqual(runningTexts(t, { ...first, done: 69_500_000, rate: 10_400_000, remaining_s: 7 })[1], "10.4 MB/s · 7 s left");
 });
 
+test("a measurement starts with the node's defaults, and is offered for its own source", () => {
+  const required = { source: ["COMBO", { options: ["a", "b"] }], old: [["c"], {}], name: ["STRING", { default: "" }] };
+  const definition = { input: { required, optional: { overwrite: ["BOOLEAN", { default: false }] } } };
+  assert.deepEqual(defaultsOf(definition), { source: "a", old: "c", name: "", overwrite: false });
+  const all = [{ name: "x", source: "m.safetensors" }, { name: "y", source: "m.safetensors", problem: "bad" }, { name: "z", source: "n" }];
+  assert.deepEqual(sensitivitiesOf(all, "checkpoints/m.safetensors").map(({ name }) => name), ["x"]);
+});
+
 test("texts are the language's own, then English, then the key; counts choose the form", () => {
   const french = createTranslator({ en: english, fr: { nvfp4Studio: { cancel: "Annuler" } } }, "fr");
   assert.deepEqual([french("cancel"), french("delete"), french("no.such")], ["Annuler", "Delete…", "no.such"]);
@@ -205,8 +214,12 @@ test("texts are the language's own, then English, then the key; counts choose th
 
 test("the curve's points lie inside the drawing, larger files further right, better ones higher", () => {
   const area = { width: 100, height: 50, margin: { left: 10, right: 10, top: 5, bottom: 5 } };
-  const places = placed([{ bytes: 1, error_db: 10 }, { bytes: 3, error_db: 30 }], area);
+  const places = placed([{ bytes: 1, quality_db: 10 }, { bytes: 3, quality_db: 30 }], area);
   assert.deepEqual(places.map(({ x, y }) => [x, y]), [[10, 45], [90, 5]]);
+  const point = { bytes: 1, quality_db: 2 };
+  const curve = { by_size: [point, { bytes: 1, quality_db: null }], recipes: [{ ...point, name: "r" }], chosen: point };
+  assert.deepEqual(pointsOf(curve).map(({ kind }) => kind), ["budget", "recipe", "chosen"]);
+  assert.deepEqual(pointsOf(null), []);
 });
 
 test("every text that a script asks for is there, and every text is asked for", () => {

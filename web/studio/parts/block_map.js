@@ -2,7 +2,7 @@
 
 import { h, setAttribute, setChildren, setText, svg } from "../dom.js";
 
-const LABEL = 92;
+const LABEL = { least: 40, most: 150, crowded: 92, letter: 4.9, many: 20 };
 const WIDTH = 290;
 const MAX_CELL = 14;
 const ROW = 13;
@@ -47,8 +47,9 @@ export function blockMap({ t, describe, open, classOf }) {
   let drawnMode = "";
 
   function drawing(map, mode, scale) {
-    const cell = Math.min(MAX_CELL, (WIDTH - LABEL) / map.blocks);
-    const width = LABEL + cell * map.blocks;
+    const label = labelWidth(map);
+    const cell = Math.min(MAX_CELL, (WIDTH - label) / map.blocks);
+    const width = label + cell * map.blocks;
     const height = HEAD + ROW * map.kinds.length;
     const rects = [];
     const positions = [];
@@ -56,7 +57,7 @@ export function blockMap({ t, describe, open, classOf }) {
       for (let block = 0; block < map.blocks; block += 1) {
         const layer = map.cells.get(`${kind} ${block}`);
         if (!layer) continue;
-        const box = { x: LABEL + block * cell, y: HEAD + row * ROW, width: Math.max(1, cell - 1), height: ROW - 1 };
+        const box = { x: label + block * cell, y: HEAD + row * ROW, width: Math.max(1, cell - 1), height: ROW - 1 };
         const look = mode === "format" ? { class: `nvfp4-cell ${classOf(layer)}` } : errorLook(scale(layer));
         const rect = svg("rect", { ...box, ...look, rx: 1.5 });
         rect.classList.toggle("nvfp4-pinned", Boolean(layer.pinned));
@@ -65,12 +66,12 @@ export function blockMap({ t, describe, open, classOf }) {
       }
     });
     const labels = map.kinds.map((kind, row) =>
-      svg("text", { x: LABEL - 5, y: HEAD + row * ROW + 9.5, class: "nvfp4-map-label" }, shortened(kind), svg("title", {}, kind)),
+      svg("text", { x: label - 5, y: HEAD + row * ROW + 9.5, class: "nvfp4-map-label" }, shortened(kind, label), svg("title", {}, kind)),
     );
     const step = cell * EVERY < 16 ? EVERY * 2 : EVERY;
     const numbers = [];
     for (let block = 0; block < map.blocks; block += step) {
-      numbers.push(svg("text", { x: LABEL + (block + 0.5) * cell, y: 8, class: "nvfp4-map-number" }, String(block)));
+      numbers.push(svg("text", { x: label + (block + 0.5) * cell, y: 8, class: "nvfp4-map-number" }, String(block)));
     }
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, labels, numbers, rects);
     picture.style.maxWidth = `${cell < MAX_CELL ? width * GROWTH : width}px`;
@@ -136,4 +137,13 @@ export function blockMap({ t, describe, open, classOf }) {
   return { element, update };
 }
 
-const shortened = (kind) => (kind.length > 17 ? `…${kind.slice(-16)}` : kind);
+/** Room for the types' names: all that they need, less where there are many blocks. */
+function labelWidth({ kinds, blocks }) {
+  const needed = 8 + LABEL.letter * Math.max(...kinds.map((kind) => kind.length));
+  return Math.max(LABEL.least, Math.min(needed, blocks > LABEL.many ? LABEL.crowded : LABEL.most));
+}
+
+function shortened(kind, width) {
+  const letters = Math.floor((width - 8) / LABEL.letter + 0.01);
+  return kind.length > letters ? `…${kind.slice(1 - letters)}` : kind;
+}

@@ -2,13 +2,16 @@
 
 import { debounced } from "../store.js";
 import { h } from "../dom.js";
+import { sensitivitiesOf } from "../model/sensitivities.js";
 import { button, disclosure, selectField, textField } from "./controls.js";
+import { measurePart } from "./measure.js";
 
 const TYPING_MS = 500;
 const AUTO = "auto";
 
 /** {element, update(state)}. */
-export function planOptions({ t, select, plans, host, attempt, store }) {
+export function planOptions(session) {
+  const { t, select, plans, host, attempt, store } = session;
   const recipe = selectField(t("plan.recipe"), (value) => select({ recipe: value }));
   const budget = textField(t("plan.budget"), debounced((text) => select({ budget: text }), TYPING_MS), {
     placeholder: "size<=12GB",
@@ -21,8 +24,9 @@ export function planOptions({ t, select, plans, host, attempt, store }) {
   const save = button(t("plan.save"), saveAs, { symbol: "save" });
   const erase = button(t("plan.deleteRecipe"), deleteRecipe, { kind: "danger", symbol: "trash" });
   const unpin = button(t("plan.unpin"), () => select({ pins: {} }), { symbol: "undo" });
-  const more = disclosure(t("plan.more"), sensitivity.element, rounding.element, inputScale.element, layout.element);
-  const element = h("div", { class: "nvfp4-stack" }, recipe.element, budget.element, more, h("div", { class: "nvfp4-row" }, save, unpin, erase));
+  const measure = measurePart(session);
+  const more = disclosure(t("plan.more"), rounding.element, inputScale.element, layout.element);
+  const element = h("div", { class: "nvfp4-stack" }, recipe.element, budget.element, sensitivity.element, measure.element, more, h("div", { class: "nvfp4-row" }, save, unpin, erase));
 
   async function saveAs() {
     const name = await host.ask(t("plan.saveTitle"), t("plan.saveQuestion"), "");
@@ -38,7 +42,8 @@ export function planOptions({ t, select, plans, host, attempt, store }) {
     if (await host.confirmDelete(t("plan.deleteTitle"), t("plan.deleteQuestion"), [id])) await attempt(() => plans.removeRecipe(id));
   }
 
-  function update({ options, choices, sensitivities }) {
+  function update(state) {
+    const { options, choices, source } = state;
     if (!options) return;
     const mine = options.recipes.filter((entry) => entry.mine);
     const builtIn = options.recipes.filter((entry) => !entry.mine);
@@ -48,7 +53,8 @@ export function planOptions({ t, select, plans, host, attempt, store }) {
     rounding.update(...of(options.roundings, choices.rounding, options.defaults.rounding));
     inputScale.update(...of(options.input_scales, choices.input_scale, options.defaults.input_scale));
     layout.update(options.layouts.map((key) => [key, t.has(`plan.layouts.${key}`) ? t(`plan.layouts.${key}`) : key]), choices.layout ?? options.defaults.layout);
-    const measured = options.sensitivities ?? sensitivities ?? [];
+    const measured = sensitivitiesOf(options.sensitivities, source);
+    measure.update(state);
     sensitivity.update([["", t("plan.noSensitivity")], ...measured.map(({ name }) => [name, name])], choices.sensitivity ?? "", t("plan.sensitivityHelp"));
     budget.update(choices.budget);
     const pinned = Object.keys(choices.pins).length;

@@ -5,7 +5,7 @@ import { calibrationName } from "../model/calibrations.js";
 import { calibrationDetails } from "../parts/calibration_details.js";
 import { mergePanel } from "../parts/merge.js";
 import { cardList } from "../parts/cards.js";
-import { button, notice, section } from "../parts/controls.js";
+import { button, notice, section, selectField } from "../parts/controls.js";
 import { templateOf } from "../template.js";
 
 const NONE = "";
@@ -71,6 +71,7 @@ export function calibrationStep(session) {
 
 /** Where the workflow stands: no loader, a loader, collecting, paused; and the one thing to do next. */
 function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, attempt, store }) {
+  const detail = selectField(t("calibration.detail"), (value) => current().forEach(({ node }) => graph.setWidget(node, "detail", value)));
   const sentence = h("p", { role: "status" });
   const counts = h("p", { class: "nvfp4-live" });
   const start = button(t("calibration.start"), insert, { kind: "primary", symbol: "play" });
@@ -83,6 +84,7 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     t("calibration.workflow"),
     sentence,
     counts,
+    detail.element,
     h("div", { class: "nvfp4-row" }, start, resume, pause, show, template, loader),
   );
 
@@ -122,9 +124,13 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     const stage = !there ? "noLoader" : found.length === 0 ? "notStarted" : active ? "active" : "paused";
     setText(sentence, t(`calibration.${stage}`, { name: found[0]?.name ?? "" }));
     const live = found.map(({ name }) => state.live[name]).find(Boolean);
-    setText(counts, live && active ? t("calibration.live", { samplings: live.samplings, calls: live.calls }) : "");
+    const seen = live && `${t("calibration.samplings", { count: live.samplings })} · ${t.number(live.calls)} ${t("statistics.steps")}`;
+    setText(counts, live && active ? seen : "");
     counts.hidden = !counts.textContent;
     element.dataset.stage = stage;
+    const widget = found[0]?.node.widgets.find((candidate) => candidate.name === "detail");
+    detail.element.hidden = !widget;
+    if (widget) detail.update(widget.options.values.map((value) => [value, value]), widget.value, t("calibration.detailHelp"));
     start.hidden = stage !== "notStarted";
     pause.hidden = stage !== "active";
     resume.hidden = stage !== "paused";

@@ -1,6 +1,6 @@
 // Step 3: what becomes of every layer, and what the file will weigh, before anything is written.
 
-import { h, keyedList, setChildren, setText } from "../dom.js";
+import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
 import { formatCounts } from "../model/plans.js";
 import { blockMap } from "../parts/block_map.js";
 import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
@@ -82,16 +82,21 @@ function planTotals(t) {
     };
   });
   const summary = h("p", { class: "nvfp4-total", role: "status" });
+  const speed = h("p", {});
+  const quality = h("p", {});
   const warnings = h("ul", { class: "nvfp4-advice" });
   const repairs = h("ul", { class: "nvfp4-advice" });
   const repaired = disclosure(t("plan.repairs"), repairs);
-  const element = h("div", { class: "nvfp4-panel nvfp4-stack" }, summary, sizes.element, legend, warnings, repaired);
+  const element = h("div", { class: "nvfp4-panel nvfp4-stack" }, summary, sizes.element, h("div", {}, speed, quality), legend, warnings, repaired);
 
   function update({ plan }) {
     const ratio = plan.output_bytes / plan.source_bytes;
-    const speed = plan.speed ? ` · ${t("plan.speed", { factor: t.number(plan.speed.predicted, 2) })}` : "";
-    setText(summary, `${t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) })}${speed}`);
-    summary.title = plan.speed?.predicted_is ?? "";
+    setText(summary, t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) }));
+    setText(speed, plan.speed ? t("plan.speed", { factor: t.number(plan.speed.predicted, 2), gpu: plan.speed.gpu }) : "");
+    setAttribute(speed, "title", plan.speed?.predicted_is);
+    const { sqnr_db: error, is } = plan.summary.error;
+    setText(quality, Number.isFinite(error) ? t("plan.quality", { value: t.decibels(error) }) : "");
+    setAttribute(quality, "title", is);
     const most = Math.max(plan.source_bytes, plan.output_bytes);
     sizes.update([
       { key: "source", label: t("plan.before"), share: plan.source_bytes / most, text: t.size(plan.source_bytes) },
