@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .interrupt import Interrupt, Interrupted
+from .options import influence_of
 from .progress import Bar
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def _sensitivity(
                 path,
                 options=options,
                 calibration_name=Path(arguments.calibration).stem,
+                influence=influence_of(arguments.calibration),
                 device=chosen_device(device),
                 progress=bar,
                 cancelled=interrupt,
@@ -159,9 +161,10 @@ def sensitivity_beside(source: Path) -> Path:
 
 def _earlier(path: Path, calibration: Path, source: Source, options: Options) -> Sensitivity | None:
     """What was measured before, None when that was another model, another calibration or another input_scale."""
-    from ..converters.sensitivity import load, source_fingerprint
+    from ..converters.sensitivity import beside, load, source_fingerprint
 
-    if not path.is_file() or path.stat().st_mtime_ns < calibration.stat().st_mtime_ns:
+    inputs = [file for file in (calibration, beside(calibration)) if file.is_file()]
+    if not path.is_file() or any(path.stat().st_mtime_ns < file.stat().st_mtime_ns for file in inputs):
         return None
     found = load(path)
     same = (found.calibration, found.input_scale) == (calibration.stem, options.input_scale)

@@ -13,7 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import __version__
-from . import bench, calibrate, calibration, card, convert, demo, inspect, kernels, plan, recipes, sensitivity, verify
+from . import (
+    bench,
+    calibrate,
+    calibration,
+    card,
+    convert,
+    demo,
+    inspect,
+    kernels,
+    plan,
+    recipes,
+    sensitivity,
+    sweep,
+    verify,
+)
 from .interrupt import Interrupted
 
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -47,6 +61,7 @@ VERBS = {
         "measure what each format does to each layer's output", sensitivity.add_arguments, sensitivity.run
     ),
     "kernels": Verb("tables of kernel speeds, built-in and measured", kernels.add_arguments, kernels.run),
+    "sweep": Verb("predict many configurations of one source in one table", sweep.add_arguments, sweep.run),
     "recipes": Verb("list the built-in recipes", recipes.add_arguments, recipes.run),
     "demo": Verb("the whole job on a small model of its own", demo.add_arguments, demo.run),
 }

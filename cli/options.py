@@ -6,6 +6,7 @@ import argparse
 import shutil
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,6 +99,14 @@ def options_of(arguments: argparse.Namespace) -> Options:
 def calibration_of(arguments: argparse.Namespace) -> Calibration | None:
     """The calibration named by the arguments, or None."""
     return read_calibration(arguments.calibration) if arguments.calibration else None
+
+
+def influence_of(calibration: str, named: str | None = None) -> dict[str, float] | None:
+    """The measured influence of layers: a named file, else the one beside the calibration, None when there is none."""
+    from ..converters.sensitivity import beside, load_influence
+
+    path = Path(named) if named else beside(Path(calibration))
+    return load_influence(path) if named or path.is_file() else None
 
 
 def read_calibration(path: str) -> Calibration:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from nvfp4_studio.calibration import Calibration, LayerObserver, observe, save
+from nvfp4_studio.calibration import Calibration, Collector, LayerObserver, observe, save
 from nvfp4_studio.cli.benching.hardware import described_hardware
 from nvfp4_studio.cli.benching.journal import Journal
 from nvfp4_studio.cli.benching.output import write_outputs
@@ -132,3 +132,29 @@ def comparison(tmp_path: Path) -> Callable[..., Comparison]:
         return Comparison(folder, result)
 
     return make
+
+
+class _Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = torch.nn.ModuleDict({name: torch.nn.Linear(WIDTH, WIDTH) for name in ("to_q", "to_k", "to_v")})
+        self.mlp = torch.nn.Linear(WIDTH, 2 * WIDTH)
+
+
+@pytest.fixture(scope="module")
+def calibrated_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model.safetensors, three blocks in bfloat16, and statistics.safetensors with detail curvature."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    torch.manual_seed(0)
+    model = torch.nn.Module()
+    model.blocks = torch.nn.ModuleList(_Block() for _ in range(3))
+    tensors = {name: tensor.detach().bfloat16() for name, tensor in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors")
+    collector = Collector(model, detail="curvature")
+    with collector.observing(0.5):
+        for number, block in enumerate(model.blocks):
+            inputs = torch.randn(64, WIDTH) * torch.linspace(0.1, 1 + 20.0 * number, WIDTH)
+            for linear in (*block.attn.values(), block.mlp):
+                linear(inputs)
+    save(collector.finish(images=1), folder / "statistics.safetensors")
+    return folder

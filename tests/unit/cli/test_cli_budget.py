@@ -9,39 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from nvfp4_studio.calibration import Collector, save
 from nvfp4_studio.converters import load_recipe, open_source
 
-WIDTH, BLOCKS = 256, 3
+BLOCKS = 3
 Run = Callable[..., Any]
 
 
-class Block(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attn = torch.nn.ModuleDict({name: torch.nn.Linear(WIDTH, WIDTH) for name in ("to_q", "to_k", "to_v")})
-        self.mlp = torch.nn.Linear(WIDTH, 2 * WIDTH)
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(calibrated_model: Path) -> Path:
     """A folder with a model, its calibration and, after the first budget, its sensitivity."""
-    folder = tmp_path_factory.mktemp("budget")
-    torch.manual_seed(0)
-    model = torch.nn.Module()
-    model.blocks = torch.nn.ModuleList(Block() for _ in range(BLOCKS))
-    tensors = {name: tensor.detach().bfloat16() for name, tensor in model.named_parameters()}
-    save_file(tensors, folder / "model.safetensors")
-    collector = Collector(model, detail="curvature")
-    with collector.observing(0.5):
-        for number, block in enumerate(model.blocks):
-            inputs = torch.randn(64, WIDTH) * torch.linspace(0.1, 1 + 20.0 * number, WIDTH)
-            for linear in (*block.attn.values(), block.mlp):
-                linear(inputs)
-    save(collector.finish(images=1), folder / "statistics.safetensors")
-    return folder
+    return calibrated_model
 
 
 def words(folder: Path, verb: str, *more: object) -> list[object]:
