@@ -35,6 +35,7 @@ WEIGHTINGS: Mapping[str, str] = {
     "early": "as path, times the noise level: where the composition is made",
 }
 DEFAULT_WEIGHTING = "uniform"
+"""On two trained models the weighting moves no rank correlation by more than 0.02 (``benchmarks/sensitivity_check.py``)."""
 _OF_BINS: Mapping[str, _Bins] = {"schedule": lambda evaluations: evaluations, "path": _path, "early": _early}
 
 

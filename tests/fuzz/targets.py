@@ -14,10 +14,14 @@ from pathlib import Path
 
 from mutate import json_mutator, mutated_bytes
 
-from nvfp4_studio.calibration import load
+from nvfp4_studio.calibration import StudioError, load, markdown
+from nvfp4_studio.converters import sensitivity
+from nvfp4_studio.converters.kernels import load_table
 from nvfp4_studio.converters.layers import recognise
 from nvfp4_studio.converters.recipe import Blocks
 from nvfp4_studio.converters.recipe_file import load_recipe
+from nvfp4_studio.converters.sensitivity import load_probes
+from nvfp4_studio.converters.sensitivity.page import sensitivity_sections
 from nvfp4_studio.converters.source import open_source
 from nvfp4_studio.converters.verify import verify
 
@@ -127,6 +131,28 @@ def _pickled(folder: Path, data: bytes) -> None:
             source.read(name)
 
 
+def _measured(folder: Path, data: bytes) -> None:
+    """A sensitivity, an influence or a table of kernel speeds; each reader refuses what the others take."""
+    path = folder / "x.json"
+    path.write_bytes(data)
+    refused = []
+    for read in (_sensitivity, load_probes, lambda path: load_table(str(path))):
+        try:
+            read(path)
+        except StudioError as error:
+            refused.append(error)
+    if len(refused) == 3:
+        raise refused[0]
+
+
+def _sensitivity(path: Path) -> None:
+    found = sensitivity.load(path)
+    markdown("t", sensitivity_sections(found))
+    chosen = {layer.module: layer.outcomes[-1] for layer in found.layers}
+    found.bytes_of(chosen), found.error_of(chosen), found.speed_of(chosen)
+    sensitivity.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+
+
 TARGETS = {
     "header": Target(safetensors, _header),
     "tags": Target(safetensors, _tags),
@@ -134,6 +160,7 @@ TARGETS = {
     "calibration": Target(safetensors, _calibration),
     "recipe": Target(text, _recipe),
     "pickled": Target(mutated_bytes, _pickled),
+    "measured": Target(text, _measured),
 }
 
 
