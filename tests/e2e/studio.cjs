@@ -117,13 +117,13 @@ async function path(page) {
 
   await button(page, "Plan").last().click();
   await studio(page).locator(".nvfp4-group").first().waitFor();
-  seen.notes.total = await studio(page).locator(".nvfp4-total").innerText();
+  seen.notes.total = await studio(page).locator(".nvfp4-legend").textContent();
   await examine(page, "plan");
   await shot(page, "3-plan");
   await pin(page);
   await studio(page).getByText("Release 1 pinned layer").waitFor();
-  await page.waitForFunction((before) => document.querySelector(".nvfp4-total").textContent !== before, seen.notes.total);
-  seen.notes.pinned = await studio(page).locator(".nvfp4-total").innerText();
+  await page.waitForFunction((before) => document.querySelector(".nvfp4-legend").textContent !== before, seen.notes.total);
+  seen.notes.pinned = await studio(page).locator(".nvfp4-legend").textContent();
 
   await button(page, "Convert").last().click();
   await studio(page).getByLabel("Name of the new file").fill(request.output);

@@ -104,7 +104,7 @@ def troubles(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, An
 
 def test_calibrating_from_an_empty_canvas_shows_what_was_seen(path: dict[str, Any]) -> None:
     samplings, steps, layers, _ = path["notes"]["statistics"]
-    assert (samplings, steps) == ("1", "8") and layers.split(" / ")[0] == layers.split(" / ")[1]
+    assert int(steps) == 8 * int(samplings) > 0 and layers.split(" / ")[0] == layers.split(" / ")[1]
     assert path["notes"]["bins"] >= 4 and path["notes"]["paused"] == 4
 
 

@@ -105,10 +105,10 @@ function addFromMenu(id) {
   const { app } = window;
   const loader = app.rootGraph.getNodeById(id);
   const extension = app.extensions.find((found) => found.name === "nvfp4-studio");
-  const items = extension.getNodeMenuItems(loader);
-  items[0].callback();
+  const item = extension.getNodeMenuItems(loader).find(({ content }) => content === "Add an NVFP4 Convert node");
+  item.callback();
   const newest = app.rootGraph.nodes.filter((node) => node.comfyClass === "NVFP4Convert").at(-1);
-  return { content: items[0].content, source: newest.widgets[0].value, other: extension.getNodeMenuItems(newest).length };
+  return { source: newest.widgets[0].value, other: extension.getNodeMenuItems(newest).length };
 }
 
 /** Put the convert node into a subgraph and press its button there. */

@@ -1,6 +1,7 @@
 // What a loader's context menu offers: the way into the studio, and its steps as single commands.
 
 import { loaderOf } from "../lib/loaders.js";
+import { createGraph } from "./graph.js";
 import { calibrationName } from "./model/calibrations.js";
 
 /** The entries for a node; none when it loads no diffusion model. `ready()` gives the session. */
@@ -23,10 +24,7 @@ export function menuItemsOf(node, { t, host, ready }) {
     if (name) session.select({ calibration: name });
   }
 
-  async function addConvert() {
-    const { graph } = await ready();
-    graph.addConvert(node, loader.source);
-  }
+  const addConvert = () => createGraph(host).addConvert(node, loader.source);
 
   async function useConverted() {
     const session = await ready();
