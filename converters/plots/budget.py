@@ -33,6 +33,8 @@ LEFT, RIGHT_GAP, TOP, BOTTOM = 64, 26, 130, 58
 ROOM_ABOVE = 8.0
 """dB shown above the best named point: the curve itself ends at no error at all."""
 TICKS = 6
+MARKED = 40
+"""Best choices that are marked one by one; more make a line of themselves."""
 
 Box = tuple[float, float, float, float]
 
@@ -65,6 +67,7 @@ def budget_plot(title: str, note: str, curves: Curves) -> Picture:
         lambda totals: totals.speed,
         heights,
         "predicted speed, times FP8",
+        names_left=True,
     )
     return image
 
@@ -90,12 +93,14 @@ def _panel(
     across: Callable[[Totals], float],
     heights: tuple[float, float],
     label: str,
+    *,
+    names_left: bool = False,
 ) -> None:
     left, top, right, bottom = box
     inside = [totals for totals in best if totals.error_db <= heights[1]]
     values = [across(totals) for totals in (*inside, *_named(curves))]
-    room = 0.04 * (max(values) - min(values)) or 0.04 * max(values) or 1.0
-    low, high = min(values) - room, max(values) + room
+    margin = 0.04 * (max(values) - min(values)) or 0.04 * max(values) or 1.0
+    low, high = min(values) - margin, max(values) + margin
 
     def place(totals: Totals) -> tuple[float, float]:
         quality = min(max(totals.error_db, heights[0]), heights[1])
@@ -105,14 +110,16 @@ def _panel(
     _axes(draw, box, (low, high), heights, label)
     if len(inside) > 1:
         draw.line([place(totals) for totals in inside], BLUE, 2)
-    for totals in inside:
+    for totals in inside if len(inside) <= MARKED else ():
         x, y = place(totals)
         draw.ellipse((x - 2, y - 2, x + 2, y + 2), BLUE)
     for point in curves.recipes:
         x, y = place(point.totals)
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), ORANGE, "white")
-        beyond = x + 10 + width_of(point.name, SMALL) > right
-        draw.text((x - 9 if beyond else x + 9, y + 4), point.name, INK, font(SMALL), anchor="rm" if beyond else "lm")
+        # Recipes lie on the far side of the curve: names go where it is not, unless there is no room.
+        room = x - left if names_left else right - x
+        to_left = names_left == (room > width_of(point.name, SMALL) + 10)
+        draw.text((x - 9 if to_left else x + 9, y + 4), point.name, INK, font(SMALL), anchor="rm" if to_left else "lm")
     diamond(draw, *place(curves.chosen), RED, 7)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nvfp4_studio.converters import Options, PlanError, load_recipe, make_plan, open_source
 from nvfp4_studio.converters.budget import Budget, choose, parse_budget, permitted, plan_budget, published_recipes
@@ -307,6 +309,37 @@ def test_recipes_of_the_family_lie_beside_the_curve(checkpoint: Callable[..., Pa
     assert len(data["items"]) == 6
     picture = budget_plot("Budgets", "", made.curves)
     assert picture.width == 1100 and len(picture.getcolors(1 << 16)) > 10
+
+
+QWEN = [
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj",
+    "attn.to_add_out", "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2", "img_mod.1", "txt_mod.1",
+]  # fmt: skip
+
+
+def test_v3_v4_and_v5_of_qwen_image_are_points_on_the_curve(tmp_path: Path) -> None:
+    """Smaller and further from left to right, and none below the best choice of its size."""
+    tensors = {
+        f"transformer_blocks.{block}.{name}.weight": torch.ones(64, 64, dtype=torch.bfloat16)
+        for block in range(3)
+        for name in QWEN
+    }
+    tensors |= {"txt_norm.weight": torch.ones(3584), "img_in.weight": torch.ones(64, 64, dtype=torch.bfloat16)}
+    path = tmp_path / "qwen.safetensors"
+    save_file(tensors, path)
+    with open_source(path) as source:
+        made = plan_budget(source, Options(), None, None, measured(path), parse_budget("size<=0.5"))
+    points = {point.name: point for point in made.curves.recipes}
+    assert list(points) == ["qwen-image-v3", "qwen-image-v4", "qwen-image-v5"]
+    sizes = [point.totals.bytes for point in points.values()]
+    errors = [point.totals.error for point in points.values()]
+    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
+    for point in points.values():
+        assert point.best_of_size is not None and point.best_of_size.error <= point.totals.error
+    tied = [item for item in made.selection.items if len(item.layers) > 1]
+    assert [len(item.layers) for item in tied] == [3] * 6
+    picture = budget_plot("Budgets", "", made.curves)
+    assert picture.height == 480
 
 
 def test_published_recipes_of_a_family() -> None:
