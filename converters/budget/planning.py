@@ -24,8 +24,11 @@ from .menu import Permitted
 from .rules import permitted
 from .selection import Selection, choose
 
+SMALLEST = Budget("quality", -1000.0)
+"""Any error is good enough."""
 TRIES = 4
-"""The header's length follows from the choice, and the choice from what the header leaves: two rounds settle it."""
+"""What a file has beside its layers, the header above all, follows from the choice, and the choice from what that leaves:
+a round or two settle it."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,25 @@ def plan_budget(
         )
     context = context_of(source, options, calibration)
     rules = permitted(context, beyond_rules=beyond_rules)
-    limit = budget.limit * source.size if budget.relative else budget.limit
-    more = 0
-    for _ in range(TRIES):
-        selection = choose(sensitivity, budget, permitted=rules, ties=ties, more_bytes=more, source_bytes=source.size)
+
+    def chosen(wanted: Budget, more_bytes: int) -> tuple[Selection, Recipe, Plan]:
+        selection = choose(
+            sensitivity, wanted, permitted=rules, ties=ties, more_bytes=more_bytes, source_bytes=source.size
+        )
         if all(choice.policy == KEEP for choice in selection.choices.values()):
             raise PlanError(f"{source.path.name} as it is keeps the budget {budget} best; there is nothing to convert.")
         recipe = recipe_of(selection, context.recipe, rules)
-        plan = make_plan(source, replace(options, recipe=recipe), calibration, calibration_name)
-        if budget.aspect != "size" or plan.output_bytes <= limit:
-            break
-        more = plan.output_bytes - selection.totals.bytes
-    else:
-        raise PlanError(f"No plan for {source.path.name} keeps {budget} with its header; ask for a little more.")
+        return selection, recipe, make_plan(source, replace(options, recipe=recipe), calibration, calibration_name)
+
+    selection, recipe, plan = chosen(SMALLEST if budget.aspect == "size" else budget, 0)
+    if budget.aspect == "size":
+        limit = budget.limit * source.size if budget.relative else budget.limit
+        for _ in range(TRIES):
+            selection, recipe, plan = chosen(budget, plan.output_bytes - selection.totals.bytes)
+            if plan.output_bytes <= limit:
+                break
+        else:
+            raise PlanError(f"No plan for {source.path.name} keeps {budget} with its header; ask for a little more.")
     return BudgetedPlan(plan, recipe, selection, curves(selection, _plans_beside(context, calibration)))
 
 

@@ -257,6 +257,21 @@ def test_the_file_with_its_header_keeps_a_size(checkpoint: Callable[..., Path], 
     assert parse_recipe(made.recipe.name, provenance["recipe_content"]) == made.recipe
 
 
+def test_a_size_is_that_of_what_the_layout_keeps(checkpoint: Callable[..., Path]) -> None:
+    """Without its text encoder and VAE an all-in-one file keeps a size that it could not keep with them."""
+    path = checkpoint("all-in-one")
+    sensitivity = measured(path)
+    with open_source(path) as source:
+        with pytest.raises(PlanError, match="ask for size<=") as raised:
+            plan_budget(source, Options(), None, None, sensitivity, parse_budget("size<=10kB"))
+        offered = parse_budget(str(raised.value).rpartition("ask for ")[2].rstrip("."))
+        whole = plan_budget(source, Options(), None, None, sensitivity, offered)
+        assert offered.limit - 10_000 <= whole.plan.output_bytes <= offered.limit
+        alone = Options(layout="diffusion-model")
+        less = Budget("size", offered.limit - 10_000)
+        assert plan_budget(source, alone, None, None, sensitivity, less).plan.output_bytes <= less.limit
+
+
 def test_hard_rules_of_the_family_hold(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint("bf16")
     with open_source(path) as source:
