@@ -56,12 +56,16 @@ class Computed:
     weight: Rows
 
     def input(self, values: torch.Tensor) -> torch.Tensor:
-        """The input as the kernels see it: float32 of bfloat16 [R, K], on the same device."""
+        """The input as the kernels see it: float32 of bfloat16 [R, K], on the same device.
+
+        A few rows are rounded on the CPU, where all formats' arithmetic is at home.
+        """
         if self.pre_quant_scale is not None:
             values = values * self.pre_quant_scale.to(values.device, values.dtype)
         if self.format is None or not self.quantizes:
             return values.float()
-        return FORMATS[self.format].quantized_input(values, self.input_scale, self.fields)
+        rounded = FORMATS[self.format].quantized_input(values.cpu(), self.input_scale, self.fields)
+        return rounded.to(values.device)
 
 
 def outputs(

@@ -41,8 +41,8 @@ def _head(found: Sensitivity, free: Sequence[LayerSensitivity]) -> Section:
         f"Error of a layer: its output as ComfyUI would compute it, input_scale by {found.input_scale}, against full precision.",
         f"Weighting {found.weighting}: {WEIGHTINGS.get(found.weighting, 'unknown here')}.",
         f"Times are predicted by the table {found.kernels} ({found.details.get('kernels', 'unknown here')}), not measured.",
-        "Influence of layers on the model's output: not measured, so errors are those of each layer alone, and totals "
-        "are far above the model's true error."
+        "Influence of layers on the model's output: not measured, so errors are those of each layer alone and totals far "
+        "above the model's true error. The node NVFP4 Calibrate measures it with influence switched on."
         if known == "not measured"
         else f"Influence of layers on the model's output: {known}.",
     )

@@ -233,6 +233,16 @@ def test_it_goes_on_after_a_cancel_and_gives_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_measures_the_same(source: Path, calibration: Calibration) -> None:
+    choices = choices_of(("all",), ("all",))
+    here, there = (measured(source, calibration, *choices, device=torch.device(device)) for device in ("cpu", "cuda"))
+    for one, other in zip(here.layers, there.layers, strict=True):
+        assert other.signal == pytest.approx(one.signal, rel=1e-4)
+        for mine, theirs in zip(one.outcomes, other.outcomes, strict=True):
+            assert mine.choice == theirs.choice and theirs.noise == pytest.approx(mine.noise, rel=0.02, abs=1e-12)
+
+
 def test_what_was_measured_otherwise_is_not_taken(source: Path, calibration: Calibration, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     first = measured(source, calibration, Choice("nvfp4", "nearest"), unfinished=kept)
