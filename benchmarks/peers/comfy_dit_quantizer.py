@@ -13,7 +13,9 @@ CONFIG = {
 }
 
 
-def _with(method: str) -> Command:
+def with_method(method: str) -> Command:
+    """A call with one of its methods: amax, mse, percentile or 4/6."""
+
     def command(installed: Installed, source: Path, target: Path) -> list[str]:
         script = str(installed.clone / "quantize.py")
         config = installed.configuration("config.json", CONFIG)
@@ -26,7 +28,7 @@ PEER = Peer(
     name="comfy-dit-quantizer",
     repository="bedovyy/comfy-dit-quantizer",
     commit="24c0333fe66eb1eb3327397b08be727789c7b643",
-    variants={"-m amax": _with("amax"), "-m 4/6": _with("4/6")},
+    variants={"-m amax": with_method("amax"), "-m 4/6": with_method("4/6")},
     requirements=("comfy-kitchen", "packaging", "safetensors", "numpy", "scipy"),
     note="the commit before its newest, b89c8a7, in which NVFP4 stops with an UnboundLocalError",
 )

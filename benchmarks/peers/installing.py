@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .peer import Installed, Peer
@@ -42,12 +43,22 @@ def install(peer: Peer, folder: Path, origin: str | None, pins: dict[str, str]) 
     home = folder / peer.name
     home.mkdir(parents=True, exist_ok=True)
     clone = clone_at(peer, home, origin or f"https://github.com/{peer.repository}.git")
+    wanted = [f"{name}=={pins[name]}" if name in pins else name for name in ("torch", *peer.requirements)]
+    return Installed(environment(home, wanted), clone, home)
+
+
+def environment(home: Path, packages: Sequence[str]) -> Path:
+    """The interpreter of a virtual environment below ``home`` with these packages.
+
+    Raises:
+        NotInstalled: with the last line of what failed.
+    """
     python = home / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not python.exists():
+        home.mkdir(parents=True, exist_ok=True)
         _run(sys.executable, "-m", "venv", str(home / "venv"))
-    wanted = [f"{name}=={pins[name]}" if name in pins else name for name in ("torch", *peer.requirements)]
-    _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
-    return Installed(python, clone, home)
+    _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+    return python
 
 
 def version_of(python: Path, package: str) -> str | None:

@@ -13,8 +13,9 @@ A method that needs more than scales has no ``CANDIDATES`` but
 * ``rounder(tensor_scale, statistics, values)``: a function that quantizes rows of this layer;
 * ``TAKES_BYTES``: whether these may be FP8 bytes, of which ``values`` float32 [256] tells the meaning.
 
-Rows are rounded some at a time (``candidates.round_rows`` for any dtype, ``fp8_tables`` for FP8 bytes) so
-that memory stays bounded; the tensor scale is the only thing that all rows share.
+Rows are rounded some at a time (by ``candidates`` and for FP8 bytes ``fp8_tables`` where there is one candidate, by
+``scale_table`` where there are several) so that memory stays bounded; the tensor scale is the only thing that all rows
+share.
 """
 
 from __future__ import annotations
