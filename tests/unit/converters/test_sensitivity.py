@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.calibration import Calibration, Collector
 from nvfp4_studio.converters import Cancelled, PlanError, convert, open_source
@@ -34,6 +34,7 @@ from nvfp4_studio.converters.sensitivity import (
     save_influence,
 )
 from nvfp4_studio.converters.sensitivity.weighting import row_weights
+from nvfp4_studio.converters.verify_outputs import output_fidelity
 
 PROJ = "double_blocks.0.img_attn.proj"
 
@@ -194,6 +195,31 @@ def test_sizes_and_speeds_add_up(source: Path, calibration: Calibration, tmp_pat
     report = convert(source, target, Options(recipe="weight-only"), calibration=calibration, device="cpu")
     planned = {layer.module: layer.bytes_after for layer in report.plan.layers}
     assert {module: outcome.bytes for module, outcome in small.items()} == planned
+
+
+def test_an_all_in_one_file_is_measured_below_its_prefix(
+    source: Path, calibration: Calibration, tmp_path: Path
+) -> None:
+    inside = {f"model.diffusion_model.{name}": tensor for name, tensor in load_file(source).items()}
+    encoder = {"text_encoders.t5.transformer.fc.weight": torch.randn(64, 64).bfloat16()}
+    path, target = tmp_path / "all.safetensors", tmp_path / "small.safetensors"
+    save_file({**inside, **encoder, "model.diffusion_model.extra": torch.zeros(3)}, path)
+    found = measured(path, calibration, Choice("nvfp4", "nearest"))
+    bare = measured(source, calibration, Choice("nvfp4", "nearest"))
+    assert [layer.name.removeprefix("model.diffusion_model.") for layer in found.layers] == [
+        layer.module for layer in found.layers
+    ]
+    assert {layer.module: layer.signal for layer in found.layers} == {
+        layer.module: layer.signal for layer in bare.layers
+    }
+    assert found.other_bytes == 64 * 64 * 2 + 3 * 4
+    options = Options(recipe="weight-only", layout="diffusion-model", rounding="nearest")
+    convert(path, target, options, calibration=calibration, device="cpu")
+    with open_source(path) as before, open_source(target) as after:
+        fidelity = output_fidelity(before, after, calibration)
+    by_name = {layer.name: layer.mse for layer in fidelity.layers}
+    outcome = found.layer(PROJ).outcomes[1]  # type: ignore[union-attr]
+    assert by_name[PROJ] == pytest.approx(outcome.noise) and (fidelity.quantized, fidelity.linear) == (4, 5)
 
 
 def test_a_calibration_without_rows_is_refused_and_another_models_too(source: Path, calibration: Calibration) -> None:
