@@ -161,7 +161,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds for each class (default {SEEDS})")
     parser.add_argument("--models", nargs="+", choices=CHECKPOINTS, default=list(CHECKPOINTS))
     parser.add_argument("--json", type=Path, help=f"where the result goes (default: {RESULT.name} for a full run)")
-    parser.add_argument("--write-readme", action="store_true", help="run nothing, put the last result into benchmarks/README.md")
+    parser.add_argument(
+        "--write-readme", action="store_true", help="run nothing, put the last result into benchmarks/README.md"
+    )
     parser.add_argument("--readme", type=Path, default=ROOT / "benchmarks" / "README.md", help="the page to write into")
     options = parser.parse_args()
     if options.write_readme:
