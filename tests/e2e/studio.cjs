@@ -157,14 +157,27 @@ async function pin(page) {
   await format.selectOption("keep");
 }
 
+/** Open the context menu of the first node with the mouse. */
+async function rightClick(page) {
+  const spot = await page.evaluate(() => {
+    const { canvas, rootGraph } = window.app;
+    const { scale, offset } = canvas.ds;
+    const box = canvas.canvas.getBoundingClientRect();
+    const [x, y] = rootGraph.nodes[0].pos;
+    return { x: (x + 60 + offset[0]) * scale + box.left, y: (y - 12 + offset[1]) * scale + box.top };
+  });
+  await page.mouse.click(spot.x, spot.y, { button: "right" });
+}
+
 /** Menu commands of a loader: what they do to the graph, and back again. */
 async function menu(page) {
   await emptyCanvas(page);
   await page.evaluate((source) => {
     const { app, LiteGraph } = window;
+    app.canvas.ds.reset();
     const add = (type) => app.rootGraph.add(LiteGraph.createNode(type)) ?? app.rootGraph.nodes.at(-1);
     const loader = add("CheckpointLoaderSimple");
-    loader.pos = [100, 100];
+    loader.pos = [600, 300];
     loader.widgets[0].value = source.split("/")[1];
     for (const type of ["KSampler", "ModelSamplingSD3"]) loader.connect(0, add(type), 0);
   }, request.id);
@@ -175,7 +188,8 @@ async function menu(page) {
     window.studioMenu = (node, content) => extension.getNodeMenuItems(node).find((entry) => entry.content === content).callback();
     return { loader: of(app.rootGraph.nodes[0]), other: of(app.rootGraph.nodes[1]) };
   });
-  await page.evaluate(() => window.studioMenu(window.app.rootGraph.nodes[0], "Calibrate for NVFP4…"));
+  await rightClick(page);
+  await page.getByText("Calibrate for NVFP4…").click();
   await studio(page).getByText("Measuring into", { exact: false }).waitFor();
   const links = await page.evaluate(() => {
     const graph = window.app.rootGraph;

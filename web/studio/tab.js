@@ -16,14 +16,15 @@ const WITHOUT_NAME = ["source", "result"];
 
 /** The tab's element with its life: {element, destroy()}. */
 export function createTab(session) {
-  const { t, store, go, refresh } = session;
+  const { t, store, refresh } = session;
   const steps = stepper(session);
   const strip = runningStrip(session);
   const chosen = h("p", { class: "nvfp4-chosen" });
-  const content = h("div", { class: "nvfp4-content" });
-  const next = button("", () => go(STEPS[STEPS.indexOf(store.state.step) + 1]), { kind: "primary" });
+  const content = h("div", { class: "nvfp4-content", tabindex: "-1" });
+  const spoken = h("p", { class: "nvfp4-hidden", role: "status" });
+  const next = button("", () => walk(1), { kind: "primary" });
   next.append(icon("arrow-right"));
-  const back = button(t("back"), () => go(STEPS[STEPS.indexOf(store.state.step) - 1]));
+  const back = button(t("back"), () => walk(-1));
   const footer = h("div", { class: "nvfp4-footer" }, back, next);
   const views = {};
   const element = h(
@@ -35,7 +36,15 @@ export function createTab(session) {
     strip.element,
     content,
     footer,
+    spoken,
   );
+  element.addEventListener("keydown", keepFromCanvas);
+
+  /** To the next step or back, with the focus at its beginning. */
+  function walk(by) {
+    session.go(STEPS[STEPS.indexOf(store.state.step) + by]);
+    content.focus();
+  }
 
   /** Views are made when they are first opened and stay, with their focus and scroll position. */
   function view(step) {
@@ -57,6 +66,7 @@ export function createTab(session) {
     }
     steps.update(state);
     strip.update(state);
+    setText(spoken, spokenProgress(t, state.conversions.running[0]));
     const named = state.source && !WITHOUT_NAME.includes(state.step);
     setText(chosen, named ? state.source.split("/").slice(1).join("/") : "");
     setAttribute(chosen, "title", state.source);
@@ -74,6 +84,18 @@ export function createTab(session) {
   const end = store.subscribe(update);
   update(store.state);
   return { element, destroy: end };
+}
+
+/** Letters that choose in a list are no shortcuts of the canvas. */
+function keepFromCanvas(event) {
+  if (event.target.localName === "select" && !event.ctrlKey && !event.metaKey) event.stopPropagation();
+}
+
+/** What a screen reader hears of a conversion: a sentence for every tenth of it. */
+function spokenProgress(t, entry) {
+  if (!entry) return "";
+  const far = t.percent(Math.floor(shareOf(entry) * 10) / 10);
+  return t("convert.strip", { far, name: entry.target.split("/").at(-1) });
 }
 
 /** Whether a step can be opened: calibrating and planning need a source that can be converted. */
