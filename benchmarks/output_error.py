@@ -6,7 +6,7 @@
 The layers are those that the default recipes make NVFP4 in the demo's two trained models, in bfloat16, and their inputs
 those of real samplings. Ours and Model Optimizer's AWQ see inputs of some seeds, and all are judged by inputs of others.
 Other converters run as they are, in virtual environments of their own below `--envs` (as for `against_peers.py`); one that
-cannot be installed or fails is listed with the reason. One thread; 10 minutes, of which learned rounding takes most.
+cannot be installed or fails is listed with the reason. One thread; 5 minutes, of which learned rounding takes most.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--envs", type=Path, default=cache, help=f"where environments are kept (default {cache})")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds until a converter is given up")
     parser.add_argument("--json", type=Path, help=f"where the result goes (default: {RESULT.name} for a full run)")
-    parser.add_argument("--write-readme", action="store_true", help="run nothing, put the last result into the README")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the README to write into")
+    parser.add_argument(
+        "--write-readme", action="store_true", help="run nothing, put the last result into benchmarks/README.md"
+    )
+    parser.add_argument("--readme", type=Path, default=ROOT / "benchmarks" / "README.md", help="the page to write into")
     return parser.parse_args()
 
 
