@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .collector import Collector
     from .comparison import Comparison, compare
     from .convergence import Convergence
-    from .coverage import Coverage
+    from .coverage import SCHEDULE_BINS, Coverage
     from .detail import DEFAULT_DETAIL, DETAIL_HELP, DETAILS, Cost, details_cost
     from .errors import CalibrationError, StudioError
     from .exchange import FORMS, export_json, import_json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
     from .selection import linear_layers
     from .single import LayerObserver
-    from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
+    from .statistics import PASSES, Calibration, LayerStatistics
     from .store import load, merge_files, save
 
 __all__ = [
@@ -90,7 +90,7 @@ exports(
         "collector": ("Collector",),
         "comparison": ("Comparison", "compare"),
         "convergence": ("Convergence",),
-        "coverage": ("Coverage",),
+        "coverage": ("Coverage", "SCHEDULE_BINS"),
         "detail": ("Cost", "DEFAULT_DETAIL", "DETAILS", "DETAIL_HELP", "details_cost"),
         "errors": ("CalibrationError", "StudioError"),
         "exchange": ("FORMS", "export_json", "import_json"),
@@ -112,7 +112,7 @@ exports(
         "scales": ("ActivationRange", "DEFAULT_POLICY", "POLICIES", "activation_range", "input_scale"),
         "selection": ("linear_layers",),
         "single": ("LayerObserver",),
-        "statistics": ("Calibration", "LayerStatistics", "PASSES", "SCHEDULE_BINS"),
+        "statistics": ("Calibration", "LayerStatistics", "PASSES"),
         "store": ("load", "merge_files", "save"),
     },
 )

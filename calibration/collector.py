@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from .convergence import FOLDS, fold_of
+from .coverage import SCHEDULE_BINS
 from .detail import DEFAULT_DETAIL, checked
 from .errors import CalibrationError
 from .fingerprint import UNKNOWN, weight_samples
 from .observers import Observation, observe
 from .selection import features, linear_layers
 from .shared_inputs import SharedInputs
-from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
+from .statistics import PASSES, Calibration, LayerStatistics
 from .sums import DeviceSums, Moment
 
 NEVER_RAN = "never ran while sampling, or ran in a fused path that does not call it"

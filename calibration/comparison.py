@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .coverage import SCHEDULE_BINS
 from .errors import CalibrationError
 from .fingerprint import differing
 from .histogram import fraction_above
@@ -16,7 +17,7 @@ from .page import counted, decibels, number
 from .prediction import block_model
 from .report import finite
 from .scales import activation_range
-from .statistics import SCHEDULE_BINS, Calibration, LayerStatistics, samples_of
+from .statistics import Calibration, LayerStatistics, samples_of
 
 EQUAL = 1.1
 """Ratios below this, and above its inverse, are no more than the spread between two runs of one model."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+SCHEDULE_BINS = 16
+"""Equal parts of the noise level 0..1; bin 15 holds full noise, where sampling starts."""
 FEW_SAMPLINGS = 4
 """Below this the prompts and sizes can hardly have varied."""
 

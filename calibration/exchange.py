@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
+from .coverage import SCHEDULE_BINS
 from .errors import CalibrationError
 from .files import write_atomically
 from .histogram import bin_index, lower_edges, percentile, upper_edges
 from .reading import MAX_COUNT, MAX_LAYERS, is_name
-from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics, empty_histogram
+from .statistics import PASSES, Calibration, LayerStatistics, empty_histogram
 from .store import MAX_AMAX
 
 FORMS = ("flat", "detailed")

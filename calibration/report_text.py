@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from .comparison import Comparison, LayerChange, factor
-from .coverage import Coverage
+from .coverage import SCHEDULE_BINS, Coverage
 from .page import Section, counted, decibels, number, share
 from .report import OUTLIER, CalibrationReport, LayerReport
 from .scales import DEFAULT_POLICY, POLICIES
-from .statistics import PASSES, SCHEDULE_BINS
+from .statistics import PASSES
 
 SHOWN = 12
 """Rows of a list of layers; the JSON has all of them."""

@@ -9,10 +9,13 @@ generous range is a freak value so large that ordinary blocks fall below the sma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import CalibrationError
 from .histogram import fraction_above, percentile
-from .statistics import LayerStatistics
+
+if TYPE_CHECKING:
+    from .statistics import LayerStatistics
 
 DEFAULT_POLICY = "p99.9"
 

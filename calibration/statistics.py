@@ -10,15 +10,13 @@ import torch
 
 from .channels import ChannelStatistics
 from .convergence import FOLDS, Convergence, convergence, largest_change
-from .coverage import Coverage, coverage
+from .coverage import SCHEDULE_BINS, Coverage, coverage
 from .curvature import Curvature
 from .errors import CalibrationError
 from .fingerprint import UNKNOWN, combined, differing
 from .histogram import BINS
 from .reservoir import Reservoir
 
-SCHEDULE_BINS = 16
-"""Equal parts of the noise level 0..1; bin 15 holds full noise, where sampling starts."""
 PASSES = ("conditional", "unconditional")
 """The rows of `schedule_amax` and `schedule`. A model without guidance by two passes has the first only."""
 NAMED = 3

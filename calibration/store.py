@@ -26,13 +26,14 @@ from typing import Any
 import torch
 
 from .convergence import FOLDS
+from .coverage import SCHEDULE_BINS
 from .details_file import LoadedDetails, detail_entries, write_floats, write_integers, write_rows
 from .errors import CalibrationError
 from .files import replacing
 from .fingerprint import SAMPLES, UNKNOWN
 from .histogram import BINS
 from .reading import MAX_COUNT, MAX_LAYERS, TensorFile, broken, is_count, is_name
-from .statistics import PASSES, SCHEDULE_BINS, Calibration, LayerStatistics
+from .statistics import PASSES, Calibration, LayerStatistics
 from .writing import TensorWriter, entry, room_for
 
 FORMAT = "nvfp4-studio-calibration"

@@ -16,12 +16,13 @@ import torch
 
 from .channels import ChannelStatistics
 from .counting import block_amax, histogram
+from .coverage import SCHEDULE_BINS
 from .curvature import Curvature, curvature_of
 from .detail import CURVATURE, SCALES
 from .histogram import RAW_BINS, RAW_FINITE, fold, magnitude_bits
 from .observers import Observation, Products
 from .reservoir import EMPTY, LABEL_BINS, Candidates, Reservoir, kept, row_hashes
-from .statistics import PASSES, SCHEDULE_BINS, LayerStatistics
+from .statistics import PASSES, LayerStatistics
 
 _GATHERED = 1 << 20
 _GATHERED_CALLS = 4096

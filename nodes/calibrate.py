@@ -6,12 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..calibration import DEFAULT_DETAIL, DETAIL_HELP, DETAILS, details_cost, load
+from ..calibration import DEFAULT_DETAIL, DETAIL_HELP, DETAILS
 from ..calibration.errors import StudioError
 from . import host
 from .library import CALIBRATIONS
-from .patching import CalibrationPatch, add_calibration
-from .texts import before_sampling, cost_text
 
 ACCUMULATE = "accumulate"
 RESTART = "restart"
@@ -75,6 +73,11 @@ class NVFP4Calibrate(io.ComfyNode):
     def execute(
         cls, model: Any, name: str, mode: str, detail: str = DEFAULT_DETAIL, influence: bool = False
     ) -> io.NodeOutput:
+        # What only a run needs is imported by the first one.
+        from ..calibration import details_cost, load
+        from .patching import CalibrationPatch, add_calibration
+        from .texts import before_sampling, cost_text
+
         host.require_sampling_wrappers()
         path = CALIBRATIONS.path(name)
         node_id = cls.hidden.unique_id

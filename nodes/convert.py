@@ -8,13 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..calibration import DEFAULT_POLICY, POLICIES
-from ..converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, Options, Recipe, available_recipes
-from . import checkpoints, converting, earlier, host, names, recipes
-from .gate import gate, token_of
+from ..converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, available_recipes
+from . import checkpoints, host, names, recipes
 from .library import CALIBRATIONS
 from .recipes import AUTO
-from .studio.conversions import board
-from .texts import idle_text
 
 
 class NVFP4Convert(io.ComfyNode):
@@ -109,7 +106,9 @@ class NVFP4Convert(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source: str, output_name: str, **_: Any) -> list[Any]:
         """What the idle text depends on, so that no cached text speaks of a file that changed."""
-        return [host.fingerprint(path) for path in checkpoints.output_candidates(_output_name(source, output_name))]
+        return [
+            host.fingerprint(path) for path in checkpoints.output_candidates(names.converted_name(source, output_name))
+        ]
 
     @classmethod
     def execute(
@@ -124,10 +123,8 @@ class NVFP4Convert(io.ComfyNode):
         overwrite: bool,
         text_encoder: str = "keep",
     ) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id
-        name = _output_name(source, output_name)
-        if not gate.spend(token_of(cls.hidden.prompt, node_id), node_id):
-            return _shown(_idle(name, source))
+        from . import converting  # With all that a conversion needs: not before the first run.
+
         inputs = {
             "source": source,
             "calibration": calibration,
@@ -139,67 +136,9 @@ class NVFP4Convert(io.ComfyNode):
             "overwrite": overwrite,
             "text_encoder": text_encoder,
         }
-        with board.conversion(host.current_prompt() or "", node_id, source, name) as entry:
-            job = _job(name, inputs)
-            entry.target = checkpoints.output_id(job.target)
-            if overwrite or not earlier.is_current(
-                job.target, job.source, job.statistics, job.calibration, job.options
-            ):
-                converting.run(node_id, job, entry)
-                host.refresh_lists()
-        text = earlier.text_of(job.target) or idle_text(job.target.name, exists=True)
-        host.show_text(node_id, text)
-        return _shown(text)
-
-
-def _job(name: str, inputs: dict[str, Any]) -> converting.Job:
-    """The files and options behind the widgets' values."""
-    host.require_nvfp4_loader()
-    path = checkpoints.source_path(inputs["source"])
-    calibration = None if inputs["calibration"] == host.NONE else inputs["calibration"]
-    all_in_one = inputs["layout"] != "diffusion-model" and converting.is_all_in_one(path)
-    return converting.Job(
-        source=path,
-        target=checkpoints.output_path(name, all_in_one=all_in_one),
-        options=Options(
-            recipe=_recipe(inputs["recipe"]),
-            rounding=inputs["rounding"],
-            input_scale=inputs["input_scale"],
-            layout=inputs["layout"],
-            text_encoder=inputs["text_encoder"],
-        ),
-        statistics=CALIBRATIONS.existing(calibration) if calibration is not None else None,
-        calibration=calibration,
-        overwrite=inputs["overwrite"],
-        inputs=inputs,
-    )
-
-
-def _recipe(recipe: str) -> str | Recipe | None:
-    """What the options take: None for the family's own, a built-in one by its name, one of the user's whole."""
-    if recipe == AUTO:
-        return None
-    found = recipes.read(recipe)
-    return found if recipe.startswith(recipes.MINE) else recipe
+        text = converting.executed(cls.hidden.unique_id, cls.hidden.prompt, inputs)
+        return io.NodeOutput(ui={host.STATUS_OUTPUT: [text]})
 
 
 def _listed(choices: Mapping[str, str]) -> str:
     return " ".join(f"{name}: {text}" for name, text in choices.items())
-
-
-def _output_name(source: str, output_name: str) -> str:
-    if output_name.strip():
-        return output_name.strip()
-    return names.relative_parts(source, "source")[-1].rpartition(".")[0] + "-nvfp4"
-
-
-def _idle(name: str, source: str) -> str:
-    """The text of an ordinary Run: what there is already, or what the button would do."""
-    there = next((path for path in checkpoints.output_candidates(name) if path.is_file()), None)
-    if there is None:
-        return idle_text(source, exists=False)
-    return earlier.text_of(there) or idle_text(there.name, exists=True)
-
-
-def _shown(text: str) -> io.NodeOutput:
-    return io.NodeOutput(ui={host.STATUS_OUTPUT: [text]})

@@ -1,4 +1,4 @@
-"""One conversion for NVFP4Convert: progress to the node and the board, what was asked beside it, the report after it."""
+"""What NVFP4Convert does when it is executed: nothing, or one conversion with its progress and its report."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..calibration import load
-from ..converters import Cancelled, Options, convert, detect_family, open_source, report_stem
+from ..converters import Cancelled, Options, Recipe, convert, detect_family, open_source, report_stem
 from ..converters.families import component
-from . import host
+from . import checkpoints, earlier, host, names, recipes
+from .gate import gate, token_of
+from .library import CALIBRATIONS
 from .studio import interrupted
 from .studio.board import Conversion
 from .studio.conversions import board
+from .texts import idle_text
 
 STATUS_SECONDS = 0.3
 DEVICE_BYTES = 2 << 30
@@ -34,7 +38,70 @@ class Job:
     inputs: interrupted.Inputs
 
 
-def run(node_id: str, job: Job, entry: Conversion) -> None:
+def executed(node_id: str, prompt: Any, inputs: dict[str, Any]) -> str:
+    """Convert if the prompt carries the button's token; the text that the node then shows.
+
+    Args:
+        node_id: execution id of the node.
+        prompt: the whole prompt, as ComfyUI hands it to a node that asks for it.
+        inputs: the values of the node's widgets.
+    """
+    source = inputs["source"]
+    name = names.converted_name(source, inputs["output_name"])
+    if not gate.spend(token_of(prompt, node_id), node_id):
+        return _idle(name, source)
+    with board.conversion(host.current_prompt() or "", node_id, source, name) as entry:
+        job = _job(name, inputs)
+        entry.target = checkpoints.output_id(job.target)
+        current = earlier.is_current(job.target, job.source, job.statistics, job.calibration, job.options)
+        if job.overwrite or not current:
+            _run(node_id, job, entry)
+            host.refresh_lists()
+    text = earlier.text_of(job.target) or idle_text(job.target.name, exists=True)
+    host.show_text(node_id, text)
+    return text
+
+
+def _idle(name: str, source: str) -> str:
+    """The text of an ordinary Run: what there is already, or what the button would do."""
+    there = next((path for path in checkpoints.output_candidates(name) if path.is_file()), None)
+    if there is None:
+        return idle_text(source, exists=False)
+    return earlier.text_of(there) or idle_text(there.name, exists=True)
+
+
+def _job(name: str, inputs: dict[str, Any]) -> Job:
+    """The files and options behind the widgets' values."""
+    host.require_nvfp4_loader()
+    path = checkpoints.source_path(inputs["source"])
+    calibration = None if inputs["calibration"] == host.NONE else inputs["calibration"]
+    all_in_one = inputs["layout"] != "diffusion-model" and _is_all_in_one(path)
+    return Job(
+        source=path,
+        target=checkpoints.output_path(name, all_in_one=all_in_one),
+        options=Options(
+            recipe=_recipe(inputs["recipe"]),
+            rounding=inputs["rounding"],
+            input_scale=inputs["input_scale"],
+            layout=inputs["layout"],
+            text_encoder=inputs["text_encoder"],
+        ),
+        statistics=CALIBRATIONS.existing(calibration) if calibration is not None else None,
+        calibration=calibration,
+        overwrite=inputs["overwrite"],
+        inputs=inputs,
+    )
+
+
+def _recipe(recipe: str) -> str | Recipe | None:
+    """What the options take: None for the family's own, a built-in one by its name, one of the user's whole."""
+    if recipe == recipes.AUTO:
+        return None
+    found = recipes.read(recipe)
+    return found if recipe.startswith(recipes.MINE) else recipe
+
+
+def _run(node_id: str, job: Job, entry: Conversion) -> None:
     """Convert and write the report beside the file; ComfyUI's own interrupt is raised when it was cancelled."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if host.device() == "cuda":
@@ -86,7 +153,7 @@ class _Progress:
             interrupted.forget(self._job.target)
 
 
-def is_all_in_one(path: Path) -> bool:
+def _is_all_in_one(path: Path) -> bool:
     """Whether a file holds a text encoder, a VAE or anything else beside the diffusion model."""
     with open_source(path) as opened:
         prefix = detect_family(opened.tensors).prefix

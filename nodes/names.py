@@ -56,6 +56,13 @@ def relative_parts(name: str, what: str) -> tuple[str, ...]:
     return parts
 
 
+def converted_name(source: str, output_name: str) -> str:
+    """What a converted file is called: as the user says, else as its source with -nvfp4."""
+    if output_name.strip():
+        return output_name.strip()
+    return relative_parts(source, "source")[-1].rpartition(".")[0] + "-nvfp4"
+
+
 def _length(part: str, what: str) -> int:
     """Bytes of a part of a name on the disk.
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io, ui
 
-from ..calibration import calibration_report, compare, comparison_sections, load, markdown, report_sections
 from ..calibration.errors import StudioError
-from ..converters.plots import calibration_plot, comparison_plot, stacked
 from . import host
 from .library import CALIBRATIONS
-from .texts import coverage_text
 
 
 class NVFP4CalibrationReport(io.ComfyNode):
@@ -77,19 +72,9 @@ class NVFP4CalibrationReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, calibration: str, compare_with: str = host.NONE, after: object = None) -> io.NodeOutput:
-        statistics = load(CALIBRATIONS.existing(calibration))
-        report = calibration_report(statistics, calibration)
-        page, plots = (
-            markdown(f"Calibration {calibration}", report_sections(report)),
-            [calibration_plot(statistics, report)],
-        )
-        comparison = None
-        if compare_with != host.NONE:
-            comparison = compare(load(CALIBRATIONS.existing(compare_with)), statistics, compare_with, calibration)
-            page += "\n" + markdown(f"{calibration} against {compare_with}", comparison_sections(comparison))
-            plots.append(comparison_plot(comparison))
-        image = torch.from_numpy(np.asarray(stacked(plots), dtype=np.float32) / 255)[None]
-        status = f"{calibration}: {coverage_text(statistics, report, comparison)}"
+        from .reporting import reported  # With all that a report needs: not before the first run.
+
+        image, page, status = reported(calibration, None if compare_with == host.NONE else compare_with)
         host.show_text(cls.hidden.unique_id, status)
         shown = {**ui.PreviewImage(image, cls=cls).as_dict(), host.STATUS_OUTPUT: [status]}
         return io.NodeOutput(image, page, ui=shown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from aiohttp import web
@@ -17,41 +18,42 @@ from server import PromptServer
 from .gate import gate
 from .guard import MAX_BODY, Handler, Refused, guarded, json_object
 from .library import CALIBRATIONS
-from .studio import asked as plans
-from .studio import calibrations, conversions, interrupted, planning, results, saved_recipes, sensitivities, sources
 from .studio.fields import name_in
 
 PREFIX = "/nvfp4_studio/"
+MAX_PLAN = 65_536
+"""Bytes of a body with a plan: a thousand layers pinned by hand."""
 _NODE_ID = re.compile(r"[0-9A-Za-z_.-]{1,40}(:[0-9A-Za-z_.-]{1,40}){0,15}")
 
 Answer = Callable[[Mapping[str, Any]], Any]
 """From the query or the body to what is sent: bytes of a PNG, or plain data that becomes JSON."""
 
-READ: Mapping[str, Answer] = {
-    "sources": sources.listed,
-    "calibrations": calibrations.listed,
-    "calibration_plot": calibrations.plot,
-    "recipes": saved_recipes.listed,
-    "conversions": conversions.listed,
-    "results": results.listed,
-    "result_plot": results.plot,
-    "sensitivities": sensitivities.listed,
-    "sensitivity_plot": sensitivities.plot,
+READ: Mapping[str, str] = {
+    "sources": "sources.listed",
+    "calibrations": "calibrations.listed",
+    "calibration_plot": "calibrations.plot",
+    "recipes": "saved_recipes.listed",
+    "sensitivities": "sensitivities.listed",
+    "sensitivity_plot": "sensitivities.plot",
+    "conversions": "conversions.listed",
+    "results": "results.listed",
+    "result_plot": "results.plot",
 }
-ASKED: Mapping[str, tuple[Answer, int]] = {
-    "source": (sources.described, MAX_BODY),
-    "calibration": (calibrations.described, MAX_BODY),
-    "calibrations/merge": (calibrations.merged, plans.MAX_BODY),
-    "calibrations/delete": (calibrations.deleted, MAX_BODY),
-    "plan": (planning.planned, plans.MAX_BODY),
-    "recipes/save": (saved_recipes.saved, plans.MAX_BODY),
-    "recipes/delete": (saved_recipes.deleted, MAX_BODY),
-    "conversions/discard": (interrupted.discarded, MAX_BODY),
-    "sensitivities/delete": (sensitivities.deleted, MAX_BODY),
-    "result": (results.described, MAX_BODY),
-    "results/delete": (results.deleted, MAX_BODY),
+"""Path -> module of ``studio`` and its function, imported by the first request: most starts of ComfyUI have none."""
+ASKED: Mapping[str, tuple[str, int]] = {
+    "source": ("sources.described", MAX_BODY),
+    "calibration": ("calibrations.described", MAX_BODY),
+    "calibrations/merge": ("calibrations.merged", MAX_PLAN),
+    "calibrations/delete": ("calibrations.deleted", MAX_BODY),
+    "plan": ("planning.planned", MAX_PLAN),
+    "recipes/save": ("saved_recipes.saved", MAX_PLAN),
+    "recipes/delete": ("saved_recipes.deleted", MAX_BODY),
+    "sensitivities/delete": ("sensitivities.deleted", MAX_BODY),
+    "conversions/discard": ("interrupted.discarded", MAX_BODY),
+    "result": ("results.described", MAX_BODY),
+    "results/delete": ("results.deleted", MAX_BODY),
 }
-"""Path -> function and the most bytes that its body may have."""
+"""Path -> the same, and the most bytes that a body may have."""
 
 
 def register() -> None:
@@ -81,23 +83,29 @@ async def calibration_file(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
 
 
-def reading(answer: Answer) -> Handler:
+def reading(answer: str) -> Handler:
     """A handler that answers from the query."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        return _response(await asyncio.to_thread(answer, request.query))
+        return _response(await asyncio.to_thread(_answered, answer, request.query))
 
     return handler
 
 
-def asking(answer: Answer, limit: int) -> Handler:
+def asking(answer: str, limit: int) -> Handler:
     """A handler that answers from a JSON body."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         body = await json_object(request, limit)
-        return _response(await asyncio.to_thread(answer, body))
+        return _response(await asyncio.to_thread(_answered, answer, body))
 
     return handler
+
+
+def _answered(answer: str, asked: Mapping[str, Any]) -> Any:
+    module, _, function = answer.partition(".")
+    found: Answer = getattr(import_module(f".studio.{module}", __package__), function)
+    return found(asked)
 
 
 def _response(found: Any) -> web.Response:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..calibration import DEFAULT_POLICY, POLICIES, load
+from ..calibration import DEFAULT_POLICY, POLICIES
 from ..calibration.errors import StudioError
-from ..converters import Cancelled, Options, open_source
 from ..converters.kernels import available_tables
-from ..converters.sensitivity import (
-    DEFAULT_WEIGHTING,
-    WEIGHTINGS,
-    Sensitivity,
-    beside,
-    choices_of,
-    load_influence,
-    measure_and_save,
-)
+from ..converters.sensitivity import DEFAULT_WEIGHTING, WEIGHTINGS
 from . import checkpoints, host
-from .errors import HostError
-from .gate import gate, token_of
 from .library import CALIBRATIONS, SENSITIVITIES
-from .studio.speed import table_for
-from .texts import sensitivity_text
 
 AUTO = "auto"
 USUAL, ALL = "usual", "all"
-STATUS_SECONDS = 0.3
 
 
 class NVFP4Sensitivity(io.ComfyNode):
@@ -110,77 +93,8 @@ class NVFP4Sensitivity(io.ComfyNode):
         return [host.fingerprint(SENSITIVITIES.path(name.strip() or calibration))]
 
     @classmethod
-    def execute(
-        cls,
-        source: str,
-        calibration: str,
-        name: str,
-        formats: str,
-        input_scale: str,
-        timesteps: str,
-        kernels: str,
-        overwrite: bool,
-    ) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id
-        called = name.strip() or calibration
-        if not gate.spend(token_of(cls.hidden.prompt, node_id), node_id):
-            return _shown(f"Press the button to measure {source}. An ordinary Run does not measure.")
-        path = checkpoints.source_path(source)
-        if calibration == host.NONE:
-            raise HostError(
-                "A sensitivity is measured on inputs that a calibration kept: choose one with detail curvature."
-            )
-        collected = CALIBRATIONS.existing(calibration)
-        statistics, probes = load(collected), beside(collected)
-        target = SENSITIVITIES.writable(called)
-        if target.exists() and not overwrite:
-            raise HostError(f"There is a sensitivity {called!r} already: choose another name, or switch overwrite on.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        everything = formats == ALL
-        with open_source(path) as opened:
-            found = _measured(
-                node_id,
-                opened,
-                statistics,
-                target,
-                choices_of([ALL], [ALL]) if everything else choices_of(),
-                options=Options(input_scale=input_scale),
-                calibration_name=calibration,
-                weighting=timesteps,
-                influence=load_influence(probes) if probes.is_file() else None,
-                kernels=table_for(None if kernels == AUTO else kernels, host.gpu_name()),
-                device=torch.device(host.device()),
-            )
-        host.refresh_lists()
-        text = sensitivity_text(found, called)
-        host.show_text(node_id, text)
-        return _shown(text)
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        from . import measuring  # With all that a measurement needs: not before the first run.
 
-
-def _measured(node_id: str, *arguments: Any, **settings: Any) -> Sensitivity:
-    """The measurement, with progress on the node; ComfyUI's own interrupt is raised when it was cancelled."""
-    try:
-        return measure_and_save(*arguments, **settings, progress=_progress(node_id), cancelled=host.cancelled)
-    except (Cancelled, host.Interrupted):
-        host.show_text(node_id, "Cancelled. What was measured is kept, and the button goes on with the rest.")
-        host.raise_if_cancelled()
-        raise
-
-
-def _progress(node_id: str) -> Callable[[int, int, str], None]:
-    bar = host.progress_bar(node_id)
-    next_text = 0.0
-
-    def update(done: int, total: int, label: str) -> None:
-        nonlocal next_text
-        bar(done, total)
-        now = time.monotonic()
-        if now >= next_text:
-            next_text = now + STATUS_SECONDS
-            host.show_text(node_id, f"{done / max(total, 1):.0%} {label}")
-
-    return update
-
-
-def _shown(text: str) -> io.NodeOutput:
-    return io.NodeOutput(ui={host.STATUS_OUTPUT: [text]})
+        text = measuring.executed(cls.hidden.unique_id, cls.hidden.prompt, measuring.Asked(**inputs))
+        return io.NodeOutput(ui={host.STATUS_OUTPUT: [text]})

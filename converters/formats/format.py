@@ -5,13 +5,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ...calibration import LayerStatistics
 from ..rounding import Rounding
 from .weight import Weight
+
+if TYPE_CHECKING:
+    from ...calibration import LayerStatistics
 
 Declared = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Suffix, dtype and shape of each tensor of a layer; a shape of () means one value in any shape."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from ...calibration import Calibration
-from ...calibration.report import CalibrationReport, calibration_report
-from .bars import MAX_ROWS, bar_chart, paired_bars
-from .block_map import block_map
-from .canvas import Picture, stacked
-from .comparison import comparison_plot
-from .coverage import profile_plot, schedule_plot
-from .histograms import histogram_plot, layer_histograms
-from .ranges import depth_plot, range_plot
+from typing import TYPE_CHECKING
+
+from ...calibration.lazy import exports
+
+if TYPE_CHECKING:
+    from .bars import MAX_ROWS, bar_chart, paired_bars
+    from .block_map import block_map
+    from .calibration import calibration_plot
+    from .canvas import Picture, stacked
+    from .comparison import comparison_plot
+    from .histograms import histogram_plot
 
 __all__ = [
     "MAX_ROWS",
@@ -24,19 +26,14 @@ __all__ = [
     "stacked",
 ]
 
-
-def calibration_plot(calibration: Calibration, report: CalibrationReport | None = None) -> Picture:
-    """A page of what a calibration holds: inputs by layer type and block, noise schedule, distributions.
-
-    What is not known (an imported calibration has no schedule and no distributions) is left out. `report` is
-    that of the same calibration, made anew when not given.
-    """
-    report = report or calibration_report(calibration)
-    parts = [
-        range_plot(report),
-        depth_plot(report),
-        schedule_plot(report) if report.steps else None,
-        profile_plot(report),
-        layer_histograms(calibration, report),
-    ]
-    return stacked([part for part in parts if part is not None])
+exports(
+    __name__,
+    {
+        "bars": ("MAX_ROWS", "bar_chart", "paired_bars"),
+        "block_map": ("block_map",),
+        "calibration": ("calibration_plot",),
+        "canvas": ("Picture", "stacked"),
+        "comparison": ("comparison_plot",),
+        "histograms": ("histogram_plot",),
+    },
+)

@@ -21,14 +21,16 @@ share.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ...calibration import LayerStatistics
 from ..errors import PlanError
 from . import block_search, block_search_mse, four_over_six, gptq, nearest, weighted
 from .candidates import Candidate
+
+if TYPE_CHECKING:
+    from ...calibration import LayerStatistics
 
 
 class Rounding(Protocol):

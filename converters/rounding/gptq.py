@@ -18,13 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from ...calibration import LayerStatistics
 from . import four_over_six
 from .candidates import Candidate, neighbour
 from .e2m1 import BLOCK, E2M1_MAX, encode, round_magnitudes
+
+if TYPE_CHECKING:
+    from ...calibration import LayerStatistics
 
 HELP = "each weight's error is made good by the next ones, as a layer's inputs demand; needs detail curvature"
 NEEDS = "curvature"

@@ -15,10 +15,10 @@ channel as its size and one exponent a layer, which is searched (``held_out.sear
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from ...calibration import LayerStatistics
 from ...calibration.channels import ChannelStatistics
 from ...calibration.counting import block_amax
 from ...calibration.curvature import BLOCK, Curvature
@@ -27,6 +27,9 @@ from ...calibration.histogram import BINS, BINS_PER_OCTAVE, bin_index
 from ...calibration.reservoir import Reservoir
 from ...calibration.stored import Held
 from . import weighted
+
+if TYPE_CHECKING:
+    from ...calibration import LayerStatistics
 
 DTYPE = torch.bfloat16
 EXPONENTS = (0.25, 0.5, 0.75)

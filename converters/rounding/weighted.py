@@ -7,11 +7,15 @@ inputs were seen.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from ...calibration import LayerStatistics
 from . import four_over_six, scale_table
 from .candidates import Candidate
+
+if TYPE_CHECKING:
+    from ...calibration import LayerStatistics
 
 HELP = "block search by the error that a layer's inputs amplify; needs a calibration with detail channels"
 NEEDS = "channels"

@@ -9,12 +9,16 @@ by the length of schedule over which it is made, however many steps lie there: t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
-from ...calibration import SCHEDULE_BINS, Calibration
-from ...calibration.reservoir import Reservoir
+from ...calibration import SCHEDULE_BINS
 from ..errors import PlanError
+
+if TYPE_CHECKING:
+    from ...calibration import Calibration
+    from ...calibration.reservoir import Reservoir
 
 _Bins = Callable[[torch.Tensor], torch.Tensor]
 """From evaluations of the model in each part of the schedule, float64 [16], to what each part counts."""

@@ -13,8 +13,6 @@ from ..guard import Refused
 from ..recipes import AUTO
 from .fields import MAX_NAME, choice_in, name_in, optional_name
 
-MAX_BODY = 65_536
-"""Bytes: a thousand layers pinned by hand."""
 MAX_BUDGET = 100
 
 

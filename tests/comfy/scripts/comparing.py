@@ -22,8 +22,8 @@ load_pack()
 from custom_nodes_nvfp4.converters import Options, convert
 from custom_nodes_nvfp4.converters.pictures import relative_rms
 from custom_nodes_nvfp4.demo.conditioning import class_conditioning
-from custom_nodes_nvfp4.nodes import compare, host
-from custom_nodes_nvfp4.nodes.comparing import sampling
+from custom_nodes_nvfp4.nodes import host
+from custom_nodes_nvfp4.nodes.comparing import running, sampling
 from custom_nodes_nvfp4.nodes.comparing.formats import hardware_note, what_runs
 from custom_nodes_nvfp4.nodes.comparing.shown import Pictures
 
@@ -132,7 +132,7 @@ class Frames:
 def decoded_alike(samples: Any) -> bool:
     """Whether the node decodes as ComfyUI's VAEDecode does."""
     (theirs,) = VAEDecode().decode(Frames(), {"samples": samples})
-    return torch.equal(compare._decoded(Frames(), samples), theirs)
+    return torch.equal(running._decoded(Frames(), samples), theirs)
 
 
 with torch.inference_mode():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("calibration", "converters", "converters.sensitivity")
+PACKAGES = ("calibration", "converters", "converters.plots", "converters.sensitivity")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
