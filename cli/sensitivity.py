@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto,nearest",
         help="methods for NVFP4, by commas, or all; default %(default)s: what would be taken, and what kernels do",
     )
+    parser.add_argument(
+        "--pre-quant",
+        metavar="E",
+        help="exponents of a pre_quant_scale, by commas, that each rounding is measured with as well, such as 0.25,0.5",
+    )
+    parser.add_argument("--gain", action="store_true", help="measure each of these with a constant gain as well")
     parser.add_argument("--input-scale", metavar="P", default="p99.9", help="as for convert, default %(default)s")
     parser.add_argument(
         "--timesteps",
@@ -63,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..converters.sensitivity import beside, choices_of, load_influence, measure_and_save
     from ..converters.sensitivity.page import sensitivity_sections
 
-    choices = choices_of(arguments.formats.split(","), arguments.roundings.split(","))
+    exponents = _exponents(arguments.pre_quant)
+    choices = choices_of(arguments.formats.split(","), arguments.roundings.split(","), exponents, arguments.gain)
     kernels = load_table(arguments.kernels)
     found_beside = beside(Path(arguments.calibration))
     probed = arguments.influence or (found_beside if found_beside.is_file() else None)
@@ -96,6 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
     print(words(sensitivity_sections(found)))
     print(f"\nWrote {stem}.json, {stem}.md and {stem}.png.")
     return 0
+
+
+def _exponents(words: str | None) -> list[float]:
+    from ..converters import PlanError
+
+    try:
+        return [float(word) for word in words.split(",")] if words else []
+    except ValueError as error:
+        raise PlanError(f"--pre-quant takes numbers by commas, not {words!r}.") from error
 
 
 def _stem(arguments: argparse.Namespace) -> Path:

@@ -123,6 +123,7 @@ class CalibrationPatch:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             save(total, self._path)
             probed = session.probing.finish() if session.probing is not None else None
+            hindered = session.probing is not None and session.probing.hindered
         except (StudioError, OSError) as error:
             if completed:
                 raise
@@ -130,9 +131,15 @@ class CalibrationPatch:
             return False
         if is_new:
             host.refresh_lists()
-        self._show(
-            after_sampling(total, self._path.stem, completed=completed, compiled=session.compiled, probed=probed)
+        text = after_sampling(
+            total,
+            self._path.stem,
+            completed=completed,
+            compiled=session.compiled,
+            probed=probed,
+            hindered=hindered,
         )
+        self._show(text)
         counts = {"samplings": total.samplings, "images": total.images, "calls": total.steps}
         self._tell({"running": False, **counts, "enough": total.convergence().enough})
         if seen.nonfinite_layers():
@@ -204,7 +211,8 @@ class Session:
         sigmas = options.get("sigmas")
         level = noise_level(model.model_sampling, t if sigmas is None else sigmas)
         eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
-        again = kept([list(args), kwargs]) if self.probing is not None else None
+        repeatable = self.probing is not None and self.probing.possible(options)
+        again = kept([list(args), kwargs]) if repeatable else None
         with eager:
             with collector.observing(level, root, self._passes(options)):
                 result = executor(x, t, *args, **kwargs)

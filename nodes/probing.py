@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..calibration import linear_layers
 from ..converters.sensitivity import Prober, beside, load_probes, save_influence
@@ -17,7 +18,8 @@ class Probing:
     """The probes of one sampling; what earlier ones found is added to.
 
     ``calibration`` is the file beside which the result is kept, ``anew`` forgets what is there. ComfyUI's own copies
-    of a model on other GPUs are not probed.
+    of a model on other GPUs are not probed, and nothing is while another node wraps the network: what it remembers of
+    a call, as a cache does, would be that of the disturbed one. ``hindered`` then is True.
     """
 
     def __init__(self, calibration: Path, *, anew: bool) -> None:
@@ -25,6 +27,7 @@ class Probing:
         self._known = {} if anew or not self._path.is_file() else load_probes(self._path)
         self._prober: Prober | None = None
         self._root: torch.nn.Module | None = None
+        self.hindered = False
         self._lock = threading.Lock()
 
     def after(self, root: torch.nn.Module, x: torch.Tensor, result: Any, again: Callable[[], Any]) -> None:
@@ -42,6 +45,12 @@ class Probing:
         layer = prober.least_probed() if root is self._root else None
         if layer is not None:
             prober.probe(layer, result - x, lambda: again() - x)
+
+    def possible(self, options: Mapping[str, Any]) -> bool:
+        """Whether a call with these transformer options can be repeated without anybody noticing."""
+        wrapped = any(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).values())
+        self.hindered = self.hindered or wrapped
+        return not wrapped
 
     def finish(self) -> int:
         """Keep what was found and tell how many layers have been probed."""

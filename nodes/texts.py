@@ -32,7 +32,13 @@ def during_sampling(calls: int, stored: Calibration | None) -> str:
 
 
 def after_sampling(
-    total: Calibration, name: str, *, completed: bool, compiled: bool = False, probed: int | None = None
+    total: Calibration,
+    name: str,
+    *,
+    completed: bool,
+    compiled: bool = False,
+    probed: int | None = None,
+    hindered: bool = False,
 ) -> str:
     """The line that stays on the calibrate node."""
     note = "" if completed else "\nThe last sampling was interrupted; its steps are kept."
@@ -40,6 +46,7 @@ def after_sampling(
         note += "\nSampled without torch.compile, because compiled code cannot be observed."
     if probed is not None:
         note += f"\nInfluence measured of {probed} of {len(total.layers)} layers."
+        note += " Not while a cache or another node wraps the model: remove it meanwhile." if hindered else ""
     return f"{name}: {described(total)}{note}"
 
 

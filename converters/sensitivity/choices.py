@@ -16,13 +16,18 @@ ALL = "all"
 
 
 def choices_of(
-    policies: Sequence[str] = DEFAULT_POLICIES, roundings: Sequence[str] = DEFAULT_ROUNDINGS
+    policies: Sequence[str] = DEFAULT_POLICIES,
+    roundings: Sequence[str] = DEFAULT_ROUNDINGS,
+    exponents: Sequence[float] = (),
+    gain: bool = False,
 ) -> tuple[Choice, ...]:
     """All choices of these policies, ``keep`` always among them, NVFP4 with each of the roundings.
 
     Args:
         policies: ``keep`` and keys of ``formats.POLICIES``, or ``all``.
         roundings: keys of ``ROUNDINGS``, or ``all`` for every method.
+        exponents: each rounding also with a pre_quant_scale of each of these, from above 0 to 1.
+        gain: all of that also with a gain.
 
     Raises:
         PlanError: one that does not exist.
@@ -35,7 +40,16 @@ def choices_of(
     methods = [method for name in roundings for method in (METHODS if name == ALL else (name,))]
     for method in methods:
         check_rounding(method)
+    beyond = next((exponent for exponent in exponents if not 0 < exponent <= 1), None)
+    if beyond is not None:
+        raise PlanError(f"The exponent {beyond} of a pre_quant_scale is not above 0 and at most 1.")
+    packed = [
+        Choice(nvfp4.NAME, method, exponent, with_gain)
+        for with_gain in ((False, True) if gain else (False,))
+        for exponent in (None, *exponents)
+        for method in methods
+    ]
     found = [Choice(KEEP)]
     for policy in wanted:
-        found += [Choice(policy, method) for method in methods] if policy == nvfp4.NAME else [Choice(policy)]
+        found += packed if policy == nvfp4.NAME else [Choice(policy)]
     return tuple(dict.fromkeys(found))

@@ -16,6 +16,7 @@ import json
 import math
 import statistics
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ class Prober:
         self._strength = strength
         self._seed = seed
         self.probes: dict[str, Probes] = dict(known or {})
+        self._in_vain: Counter[str] = Counter()
 
     def least_probed(self) -> str | None:
         """The layer to probe next, None without any.
@@ -71,35 +73,40 @@ class Prober:
         """
 
         def turn(name: str) -> tuple[int, int]:
-            count = self.probes[name].count if name in self.probes else 0
+            count = self._in_vain[name] + (self.probes[name].count if name in self.probes else 0)
             return count, zlib.crc32(f"{name} {count}".encode())
 
         return min(self._layers, key=turn, default=None)
 
     def probe(self, name: str, reference: torch.Tensor, evaluate: Callable[[], torch.Tensor]) -> None:
-        """Disturb one layer in one evaluation.
+        """Disturb one layer in one evaluation. One in which the layer does not run, as of a cached step, does not count.
 
         Args:
             reference: the model's output without disturbance, of any shape.
             evaluate: computes it again, at the same point.
         """
-        with self._disturbed(name):
+        with self._disturbed(name) as ran:
             found = evaluate()
         wanted = reference.double()
         power = float(wanted.square().sum())
-        if power > 0:
+        if not ran or power == 0:
+            self._in_vain[name] += 1
+        else:
             share = float((found.double() - wanted).square().sum()) / power / self._strength**2
             before = self.probes.get(name, Probes(0.0, 0))
+            count = before.count + 1
             if math.isfinite(share):
-                count = before.count + 1
                 self.probes[name] = Probes(before.influence + (share - before.influence) / count, count)
+            else:
+                self._in_vain[name] += 1
 
     def finish(self) -> dict[str, float]:
         """The mean influence of each layer that was probed."""
         return {name: found.influence for name, found in self.probes.items()}
 
     @contextmanager
-    def _disturbed(self, name: str) -> Iterator[None]:
+    def _disturbed(self, name: str) -> Iterator[dict[torch.device, torch.Generator]]:
+        """What is yielded is empty as long as the layer has not run."""
         generators: dict[torch.device, torch.Generator] = {}
 
         def disturb(module: nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
@@ -110,7 +117,7 @@ class Prober:
 
         handle = self._layers[name].register_forward_hook(disturb)
         try:
-            yield
+            yield generators
         finally:
             handle.remove()
 

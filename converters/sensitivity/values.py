@@ -157,6 +157,6 @@ def layer_to_json(layer: LayerSensitivity) -> dict[str, Any]:
 
 
 def _outcome_to_json(outcome: Outcome, layer: LayerSensitivity) -> dict[str, Any]:
-    error = layer.error(outcome)
-    told = {"label": outcome.choice.label, "sqnr_db": round(decibels(error), 4) if error > 0 else None}
+    error, share = layer.error(outcome), layer.share(outcome)
+    told = {"label": outcome.choice.label, "sqnr_db": round(decibels(error), 4) if error > 0 else None, "share": share}
     return {**told, **vars(outcome.choice), "bytes": outcome.bytes, "noise": outcome.noise, "time": outcome.time}

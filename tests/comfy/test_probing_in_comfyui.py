@@ -19,6 +19,10 @@ def test_images_do_not_change_and_nothing_stays(found: dict[str, Any]) -> None:
     assert found["equal"] == [True, True] and found["hooks"] == 0
 
 
+def test_nothing_is_repeated_behind_a_cache(found: dict[str, Any]) -> None:
+    assert found["wrapped"] and "wraps the model" in found["hindered"]
+
+
 def test_each_step_is_computed_twice_and_counted_once(found: dict[str, Any]) -> None:
     assert found["steps"] == 80 and found["calls"] == 160
 

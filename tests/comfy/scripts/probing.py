@@ -9,6 +9,7 @@ from bootstrap import REQUEST, answer, hooks_on, load_pack
 
 import comfy.sd
 import torch
+from comfy_extras.nodes_easycache import EasyCacheNode
 from nodes import common_ksampler
 
 load_pack()
@@ -54,7 +55,13 @@ def main() -> None:
     found = load_probes(beside(path))
     steps, called = load(path).steps, calls
     sampled(probed(restart=True), 20)
+    text, after_restart = texts[-1], sorted(probes.count for probes in load_probes(beside(path)).values())
+    cached = EasyCacheNode.execute(model.clone(), 0.2, 0.1, 0.9, False)[0]
+    patch = patching.CalibrationPatch(path, restart=True, show=texts.append, influence=True)
+    wrapped = torch.equal(sampled(cached, 30), sampled(patching.add_calibration(cached, patch), 30))
     answer(
+        wrapped=wrapped,
+        hindered=texts[-1],
         equal=equal,
         steps=steps,
         calls=called,
@@ -62,8 +69,8 @@ def main() -> None:
         counts={name: probes.count for name, probes in found.items()},
         influence={name: probes.influence for name, probes in found.items()},
         hooks=hooks_on(model.model.diffusion_model),
-        text=texts[-1],
-        after_restart=sorted(probes.count for probes in load_probes(beside(path)).values()),
+        text=text,
+        after_restart=after_restart,
     )
 
 

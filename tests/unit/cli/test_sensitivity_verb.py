@@ -100,6 +100,8 @@ def test_json_is_the_file(run: Run, files: tuple[Path, Path, Path], tmp_path: Pa
     [
         (("--formats", "nvfp5"), "no format 'nvfp5'"),
         (("--roundings", "prettily"), "no rounding method 'prettily'"),
+        (("--pre-quant", "0.5,much"), "numbers by commas"),
+        (("--pre-quant", "2"), "exponent 2.0 of a pre_quant_scale"),
         (("--timesteps", "late"), "no weighting 'late'"),
         (("--kernels", "rtx-9090"), "no table of kernel speeds 'rtx-9090'"),
         (("--input-scale", "guess"), "no input_scale policy 'guess'"),

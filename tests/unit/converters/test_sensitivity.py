@@ -158,6 +158,17 @@ def test_auto_is_the_layers_own_method_and_not_told_twice(source: Path, calibrat
     assert [outcome.choice.label for outcome in layer.outcomes] == ["keep", "nvfp4/gptq", "nvfp4/nearest"]
 
 
+def test_channels_that_stick_out_are_better_off_with_a_pre_quant_scale(source: Path, calibration: Calibration) -> None:
+    choices = choices_of(("nvfp4",), ("nearest",), (0.25, 0.5), gain=True)
+    layer = measured(source, calibration, *choices).layer(PROJ)
+    assert layer is not None
+    noise = {outcome.choice.label: outcome.noise for outcome in layer.of_policy("nvfp4")}
+    assert noise.keys() == {f"nvfp4/nearest{p}{g}" for p in ("", "+awq0.25", "+awq0.5") for g in ("", "+gain")}
+    assert noise["nvfp4/nearest+awq0.5"] < 0.9 * noise["nvfp4/nearest"]
+    plain, smoothed = (layer.outcome(Choice("nvfp4", "nearest", exponent)) for exponent in (None, 0.5))
+    assert plain is not None and smoothed is not None and smoothed.bytes == plain.bytes + 2 * layer.shape[1]
+
+
 def test_a_scaled_fp8_source_is_kept_with_the_error_of_its_input(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint("scaled")
     layer = measured(path, calibrated_like(path), Choice("float8_e4m3fn")).layer(PROJ)
@@ -331,6 +342,14 @@ def test_probes_are_spread_and_add_up_over_files(tmp_path: Path) -> None:
     assert sorted(order[:6]) == list("abcdef") != order[:6]
     assert sorted(found.count for found in load_probes(path).values()) == [1, 1, 1, 2, 2, 2]
     assert Prober({}).least_probed() is None
+    stuck = Prober(layers, load_probes(path))
+    tried = []
+    for _ in range(6):  # a step that is taken from a cache, or layers that never run
+        name = stuck.least_probed()
+        assert name is not None
+        stuck.probe(name, evaluate(), lambda: torch.zeros(3, 4))
+        tried.append(name)
+    assert stuck.probes == load_probes(path) and len(set(tried)) >= 5
     again = Prober(layers, {"a": Probes(3.0, 1)})
     again.probe("a", evaluate(), lambda: 2 * evaluate())
     assert again.probes["a"] == Probes(pytest.approx((3.0 + 1 / 0.05**2) / 2, rel=0.2), 2)
@@ -432,4 +451,6 @@ def test_choices_are_checked() -> None:
         choices_of(("nvfp5",))
     with pytest.raises(PlanError, match="prettily"):
         choices_of(("nvfp4",), ("prettily",))
+    with pytest.raises(PlanError, match="exponent 1.5"):
+        choices_of(exponents=(1.5,))
     assert len(choices_of(("all",), ("all",))) == 13
