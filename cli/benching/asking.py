@@ -6,10 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..servers.client import CHUNK, Server, require_up, translated
+import aiohttp
+
+from ..servers.client import CHUNK, Server, one_line, require_up, translated
 from ..servers.errors import JobFailed, ServerError
 
 MAX_PICTURE = 256 << 20
+MAX_HEADER = 16 << 20
+"""ComfyUI reads headers of up to 1 MiB; as JSON in JSON they take more."""
+
 HARDWARE = "nvfp4_studio/hardware"
 PROVENANCE = "nvfp4_studio"
 """Key of the header metadata in which a conversion says how the file was made."""
@@ -44,11 +49,12 @@ class BenchServer(Server):
         with translated(self.name):
             address = self._at(f"view_metadata/{folder}").with_query(filename=name)
             async with self._asked().get(address) as answer:
-                if answer.status != 200:
-                    return None
-                raw = await answer.content.read(CHUNK * 2)
+                require_up(self.name, answer.status)
+                raw = await _read(answer, MAX_HEADER) if answer.status == 200 else None
+        if raw is None:
+            return None
         try:
-            found = json.loads(json.loads(raw)[PROVENANCE])
+            found = json.loads(json.loads(raw)[PROVENANCE], parse_constant=_no_number)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
@@ -67,11 +73,25 @@ class BenchServer(Server):
         with translated(self.name):
             async with self._asked().get(self._at("view").with_query(dict(place))) as answer:
                 require_up(self.name, answer.status)
+                name = one_line(place["filename"], 80)
                 if answer.status != 200:
-                    raise JobFailed(f"its picture {place['filename']} cannot be fetched: status {answer.status}.")
-                raw = bytearray()
-                async for chunk in answer.content.iter_chunked(CHUNK):
-                    raw += chunk
-                    if len(raw) > MAX_PICTURE:
-                        raise JobFailed(f"its picture {place['filename']} has more than {MAX_PICTURE} bytes.")
-                return bytes(raw)
+                    raise JobFailed(f"its picture {name} cannot be fetched: status {answer.status}.")
+                raw = await _read(answer, MAX_PICTURE)
+                if raw is None:
+                    raise JobFailed(f"its picture {name} has more than {MAX_PICTURE} bytes.")
+                return raw
+
+
+async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes | None:
+    """The whole body, however many pieces it comes in; None when it has more bytes than `most`."""
+    raw = bytearray()
+    async for chunk in answer.content.iter_chunked(CHUNK):
+        raw += chunk
+        if len(raw) > most:
+            return None
+    return bytes(raw)
+
+
+def _no_number(name: str) -> None:
+    """JSON has no NaN and no infinity; what Python reads as such could not be written again."""
+    raise ValueError(name)

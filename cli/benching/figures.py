@@ -52,8 +52,9 @@ def speedup(expected: Sequence[Entry], entries: Sequence[Entry]) -> dict[str, An
     for entry in entries:
         if entry.get("kind") == WARM and entry["picture"] in theirs:
             pair = _per_image(theirs[entry["picture"]]), _per_image(entry)
-            blocks.setdefault(entry["block"], []).append(pair)
-    ratios = [math.log(_mean(pairs, 0) / _mean(pairs, 1)) for pairs in blocks.values() if min(map(min, pairs)) > 0]
+            if min(pair) > 0:
+                blocks.setdefault(entry["block"], []).append(pair)
+    ratios = [math.log(_mean(pairs, 0) / _mean(pairs, 1)) for pairs in blocks.values()]
     if not ratios:
         return None
     found = mean_interval(ratios)

@@ -9,10 +9,11 @@ from typing import Any
 from ..servers.client import one_line
 
 WITH_NVFP4 = re.compile(
-    r"RTX 50\d0|RTX PRO \d+ .*Blackwell|\bG?B[12]00\b|\bG?B300\b|\bGB10\b|Jetson.*Thor", re.IGNORECASE
+    r"RTX 50[5-9]0|RTX PRO \d+ .*Blackwell|\bG?B[12]00\b|\bG?B300\b|\bGB10\b|Jetson.*Thor", re.IGNORECASE
 )
 WITHOUT = re.compile(
-    r"GTX|TITAN|Quadro|Tesla|RTX [234]0\d0|RTX A?\d000|\b(A100|A10|A40|A30|H100|H200|H20|L4|L40S?|T4|V100|P100)\b",
+    r"GTX|TITAN|Quadro|Tesla|RTX [234]0\d0|RTX A?\d000|Radeon|Instinct"
+    r"|\b(A100|A10G?|A16|A30|A40|A800|G?H100|G?H200|H20|H800|L4|L40S?|T4|V100|P100)\b",
     re.IGNORECASE,
 )
 
@@ -32,7 +33,7 @@ def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None)
     fp8: bool | None
     if first is not None:
         nvfp4, fp8 = bool(first.get("nvfp4")), bool(first.get("fp8"))
-        capability = first.get("capability") if isinstance(first.get("capability"), list) else None
+        capability = _capability(first.get("capability"))
         name = name if kind == "cpu" else one_line(str(first.get("name", name)), 120)
     else:
         nvfp4, fp8, capability = _by_name(kind, name), None, None
@@ -43,8 +44,8 @@ def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None)
         "nvfp4": nvfp4,
         "fp8": fp8,
         "told_by": "nvfp4-studio on the server" if first is not None else "the device's name",
-        "vram_bytes": device.get("vram_total") if kind != "cpu" else None,
-        "ram_bytes": system.get("ram_total"),
+        "vram_bytes": _whole(device.get("vram_total")) if kind != "cpu" else None,
+        "ram_bytes": _whole(system.get("ram_total")),
         "meaning": meaning(name, nvfp4),
     }
 
@@ -72,6 +73,16 @@ def system_of(stats: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of `/system_stats` about machine and versions."""
     system = stats.get("system")
     return system if isinstance(system, dict) else {}
+
+
+def _capability(found: Any) -> list[int] | None:
+    """[major, minor], None for anything else."""
+    known = isinstance(found, list) and len(found) == 2 and None not in map(_whole, found)
+    return found if known else None
+
+
+def _whole(found: object) -> int | None:
+    return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 1 << 60 else None
 
 
 def _by_name(kind: str, name: str) -> bool | None:

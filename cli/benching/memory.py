@@ -13,6 +13,9 @@ from .asking import BenchServer
 SAMPLE_SECONDS = 0.5
 """Between two looks. A peak that is shorter can be missed; looking more often would take time from a fast model."""
 
+MOST = 1 << 60
+"""Bytes; more is no memory."""
+
 Peaks = dict[str, int]
 """Bytes: "vram" used of the first device by anybody, "torch" reserved of it by ComfyUI, "ram" used of the machine."""
 
@@ -34,8 +37,9 @@ async def peaks_of(server: BenchServer) -> AsyncIterator[Peaks]:
         yield peaks
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})  # and not the task itself, whose end by cancel would hide that this one is cancelled
+        if not task.cancelled():
+            task.result()
 
 
 def used(stats: Mapping[str, Any]) -> Peaks:
@@ -52,5 +56,5 @@ def used(stats: Mapping[str, Any]) -> Peaks:
 
 
 def _add(found: Peaks, name: str, total: object, free: object) -> None:
-    if isinstance(total, int) and isinstance(free, int) and total >= free >= 0:
+    if isinstance(total, int) and isinstance(free, int) and MOST > total >= free >= 0:
         found[name] = total - free

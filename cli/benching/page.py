@@ -109,7 +109,11 @@ def _method(result: Mapping[str, Any]) -> list[str]:
 
 def _switching(result: Mapping[str, Any]) -> list[str]:
     """What it cost to load each model anew in every block."""
-    loads = [f"{model['name']} {seconds(max(0.0, model['load_s']))}" for model in result["models"] if model["load_s"]]
+    loads = [
+        f"{model['name']} {seconds(max(0.0, model['load_s']))}"
+        for model in result["models"]
+        if model["load_s"] is not None
+    ]
     if not loads:
         return []
     return [

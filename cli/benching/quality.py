@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
     from ...converters.pictures import Scores
 
-MAX_PIXELS = 1 << 27
+MAX_PIXELS = 1 << 25
+"""8192 x 4096. Metrics take some 320 bytes a pixel: 11 GB for this many."""
+
+KINDS = ("PNG", "JPEG", "WEBP")
+"""What Pillow may take a file for: of others it would start programs (Ghostscript for EPS)."""
 
 
 def add_scores(
@@ -58,16 +62,23 @@ def _scores(expected: Mapping[str, Any] | None, entry: Mapping[str, Any], folder
 
 
 def read_picture(path: Path) -> Tensor:
-    """uint8 [1, H, W, 3]. Raises PictureError for what Pillow cannot read or what is absurdly large."""
+    """uint8 [1, H, W, 3]. Raises PictureError for films, for what is no picture, and for what is absurdly large.
+
+    The error has the file's name without its folder: results are passed on.
+    """
     import numpy as np
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=KINDS) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise PictureError(f"{path.name} is a film of several pictures, whose quality is not measured.")
             if image.width * image.height > MAX_PIXELS:
                 raise PictureError(f"{path.name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}.")
             pixels = np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise PictureError(f"{path.name} cannot be read as a picture ({error}).") from error
+    except FileNotFoundError as error:
+        raise PictureError(f"{path.name} is not there any more.") from error
+    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise PictureError(f"{path.name} is no whole PNG, JPEG or WebP picture.") from error
     return torch.from_numpy(pixels)[None]

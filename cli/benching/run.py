@@ -74,7 +74,7 @@ async def compare(
     with Journal(request.out, _digest(request, workflow, prompts)) as journal:
         if journal.server is None or len(journal.done) < request.count * len(request.models):
             async with BenchServer(request.server) as server:
-                loading, files = await _loading(server, workflow, request)
+                loading, files = await _loading(server, workflow, request, prompts)
                 journal.begin(await _facts(server, loading, files))
                 schedule = _schedule(request, journal, prompts)
                 announce(journal.server or {}, schedule)
@@ -97,11 +97,18 @@ async def compare(
         return Result(len(journal.done), len(journal.done), found, write_outputs(found, request.out))
 
 
-async def _loading(server: BenchServer, workflow: Workflow, request: Request) -> tuple[Loading, list[tuple[str, ...]]]:
+async def _loading(
+    server: BenchServer, workflow: Workflow, request: Request, prompts: Sequence[Prompt]
+) -> tuple[Loading, list[tuple[str, ...]]]:
     graph = Graph(workflow, await _classes(server, workflow))
     loading, files = prepare_loading(graph, request.models, request.loaders)
     if request.prompts and PROMPT in loading.found.absent:
         raise RequestError(f"The prompt of this workflow cannot be varied: {loading.found.absent[PROMPT]}.")
+    if SEED not in loading.varied and request.count > len(prompts):
+        raise RequestError(
+            f"This workflow has no place for a seed, so {len(prompts)} prompts give no {request.count} different pictures: "
+            f"give -n {len(prompts)}, or more prompts."
+        )
     return loading, files
 
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from ...calibration.files import write_atomically
 from ..servers.errors import JobFailed, ServerError, Unreachable
 from ..servers.jobs import SEED_BITS
 from ..servers.outcome import success
@@ -107,9 +108,9 @@ class Runner:
             try:
                 await self._make(segment, shot)
                 failures = 0
-            except Unreachable as error:
+            except Unreachable:
                 if self._journal.lose(segment.model, shot.number) == LOST_TWICE:
-                    self._failed(segment, shot, f"twice the server went away while it was made ({error})")
+                    self._failed(segment, shot, "twice the server went away while it was made")
                 raise
             except ServerError as error:
                 self._failed(segment, shot, str(error))
@@ -138,10 +139,12 @@ class Runner:
         raise JobFailed("the server's cache was not empty after asking for it three times.")
 
     async def _warm_up(self, segment: Segment, shot: Shot) -> None:
-        """A picture with a seed of its own, which is not kept."""
-        seed = secrets.randbits(SEED_BITS)
+        """A picture that is not kept, with a seed and a text of its own: so that the next one's text is not in the cache,
+        where it would save the text encoder's time."""
+        seed = None if shot.seed is None else secrets.randbits(SEED_BITS)
+        text = None if shot.text is None else f"{shot.text} "
         try:
-            await self._generate(segment.model, replace(shot, seed=None if shot.seed is None else seed))
+            await self._generate(segment.model, replace(shot, seed=seed, text=text))
         except JobFailed as error:
             raise JobFailed(f"loading the model again: {error}") from error
         self._warm = True
@@ -181,8 +184,7 @@ class Runner:
         for index, place in enumerate(generation.pictures):
             suffix = PurePath(place["filename"]).suffix.lower()
             path = self._journal.picture_path(segment.model, shot.number, index, suffix)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(await self._server.picture(place))
+            write_atomically(path, await self._server.picture(place))
             names.append(path.relative_to(self._journal.folder).as_posix())
         self._journal.record(
             {
@@ -197,6 +199,7 @@ class Runner:
         )
 
     def _failed(self, segment: Segment, shot: Shot, reason: str) -> None:
+        reason = reason.replace(self._server.name, "the server")  # a result is passed on, an address is not
         self._journal.record({**_where(segment, shot), "failed": reason})
         self._say(f"{self._files[segment.model][0]}, picture {shot.number}: {reason}")
 

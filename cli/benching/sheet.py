@@ -49,7 +49,7 @@ def contact_sheet(result: Mapping[str, Any], folder: Path) -> Picture | None:
     gain = min((fitting_gain(one, other) for one, other in same), default=1)
     columns = 1 + 2 * len(others)
     width = 2 * MARGIN + columns * (SIDE + GAP)
-    heights = [round(SIDE * pictures[reference].shape[1] / pictures[reference].shape[2]) for _, pictures in rows]
+    heights = [_height(pictures[reference]) for _, pictures in rows]
     top = MARGIN + 88
     note = f"{result['server']['hardware']['device']}; difference: {gain} times the absolute one, black where equal"
     sheet, draw = blank(
@@ -96,6 +96,11 @@ def _loaded(folder: Path, entry: Mapping[str, Any]) -> Tensor | None:
         return read_picture(folder / entry["pictures"][0])
     except PictureError:
         return None  # the result says it already, where quality is missing
+
+
+def _height(picture: Tensor) -> int:
+    """In the sheet's size; what is far from square is drawn as if it were nearer."""
+    return min(max(round(SIDE * picture.shape[1] / picture.shape[2]), SIDE // 8), 4 * SIDE)
 
 
 def _thumbnail(picture: Tensor, height: int) -> Picture:

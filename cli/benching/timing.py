@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..servers.errors import JobFailed
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 """Pictures that are compared; films are timed only."""
+
+MAX_PICTURES = 1000
+"""Of one generation: the frames of a long film."""
 
 
 class ServedFromCache(JobFailed):
@@ -43,17 +46,29 @@ def read_generation(entry: Mapping[str, Any], fresh: frozenset[str]) -> Generati
         if not (isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict)):
             continue
         name, data = message
-        if isinstance(data.get("timestamp"), (int, float)):
+        if name in ("execution_start", "execution_success") and _is_time(data.get("timestamp")):
             times[name] = data["timestamp"] / 1000
-        if name == "execution_cached":
-            cached = frozenset(map(str, data.get("nodes", ())))
-    if not {"execution_start", "execution_success"} <= times.keys():
+        if name == "execution_cached" and isinstance(data.get("nodes"), list):
+            cached = frozenset(map(str, data["nodes"]))
+    if len(times) < 2:
         raise JobFailed("the server's history has no times of it: update ComfyUI there.")
+    seconds = times["execution_success"] - times["execution_start"]
+    if seconds < 0:
+        raise JobFailed(
+            f"by the server's clock it ended {-seconds:.3f} s before it began: the clock was set meanwhile."
+        )
     served = sorted(cached & fresh)
     if served:
         raise ServedFromCache(f"the server had its result in the cache (node {served[0]} did not run).")
     pictures, others = _outputs(entry.get("outputs"))
-    return Generation(times["execution_success"] - times["execution_start"], cached, pictures, others)
+    if len(pictures) > MAX_PICTURES:
+        raise JobFailed(f"it has {len(pictures)} pictures, more than {MAX_PICTURES}: make fewer at a time.")
+    return Generation(seconds, cached, pictures, others)
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """Milliseconds since 1970, before the year 5000."""
+    return isinstance(value, (int, float)) and 0 <= value < 1e14
 
 
 def _outputs(outputs: object) -> tuple[tuple[Mapping[str, str], ...], int]:

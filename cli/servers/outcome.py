@@ -62,4 +62,4 @@ def _reason(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "execution_interrupted":
         return "it was cancelled on the server."
     said = one_line(str(data.get("exception_message", "")))
-    return f"{one_line(str(data.get('node_type', 'a node')), 80)} (node {data.get('node_id', '?')}) failed: {said}"
+    return f"{one_line(str(data.get('node_type', 'a node')), 80)} (node {one_line(str(data.get('node_id', '?')), 40)}) failed: {said}"

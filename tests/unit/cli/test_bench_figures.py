@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from typing import Any
@@ -69,6 +70,11 @@ def test_a_single_block_has_no_interval() -> None:
     assert speedup(run_of(0, [5.0]), run_of(1, [5.0])) is None
 
 
+def test_a_time_too_short_for_the_servers_clock_leaves_the_others_of_its_block() -> None:
+    found = speedup(run_of(0, [5.0, 2.0, 0.0]), run_of(1, [5.0, 1.0, 0.0]))
+    assert found is not None and (found["times"], found["blocks"], found["pairs"]) == (2.0, 1, 1)
+
+
 def test_only_pictures_that_both_made_are_compared_in_time() -> None:
     theirs, ours = run_of(0, [5.0, 2.0, 8.0]), run_of(1, [5.0, 1.0, 1.0])
     theirs[2] = {"model": 0, "picture": 3, "block": 1, "failed": "out of memory"}
@@ -114,9 +120,32 @@ def test_the_servers_own_times_count() -> None:
     assert [picture["filename"] for picture in found.pictures] == ["a.png", "b.PNG"]
     with pytest.raises(ServedFromCache, match="node 1 did not run"):
         read_generation(entry, frozenset({"1"}))
-    for broken in ({}, {"status": None}, history(("execution_start", 1, [])), {"status": {"messages": [1, ["x"]]}}):
-        with pytest.raises(JobFailed, match="no times"):
-            read_generation(broken, frozenset())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"status": None},
+        history(("execution_start", 1, [])),
+        {"status": {"messages": [1, ["x"]]}},
+        {"status": {"messages": [[["x"], {"timestamp": 1}]]}},
+        history(("execution_start", math.nan, []), ("execution_success", 1, [])),  # type: ignore[arg-type]
+        history(("execution_start", 1, []), ("execution_success", 10**400, [])),
+    ],
+)
+def test_a_history_without_times_is_a_failure(broken: dict[str, Any]) -> None:
+    with pytest.raises(JobFailed, match="no times"):
+        read_generation(broken, frozenset())
+
+
+def test_a_clock_that_was_set_back_and_endless_outputs_are_failures() -> None:
+    with pytest.raises(JobFailed, match="ended 1.500 s before it began"):
+        read_generation(history(("execution_start", 2500, []), ("execution_success", 1000, [])), frozenset())
+    outputs = {"7": {"images": [{"filename": "a.png"}] * 1001}}
+    times = ("execution_start", 1, []), ("execution_cached", 2, 5), ("execution_success", 3, [])
+    with pytest.raises(JobFailed, match="has 1001 pictures"):
+        read_generation(history(*times, outputs=outputs), frozenset())  # type: ignore[arg-type]
 
 
 CUDA = {"type": "cuda", "vram_total": 100, "vram_free": 40, "torch_vram_total": 50, "torch_vram_free": 20}
@@ -131,6 +160,10 @@ CUDA = {"type": "cuda", "vram_total": 100, "vram_free": 40, "torch_vram_total": 
         ("cuda:0 NVIDIA GeForce RTX 4090", False),
         ("cuda:0 NVIDIA H200", False),
         ("cuda:0 NVIDIA A100-SXM4-80GB", False),
+        ("cuda:0 NVIDIA RTX 5000 Ada Generation", False),
+        ("cuda:0 Quadro RTX 5000", False),
+        ("cuda:0 NVIDIA GH200 480GB", False),
+        ("cuda:0 AMD Radeon RX 7900 XTX", False),
         ("cuda:0 Some GPU of tomorrow", None),
     ],
 )
@@ -152,3 +185,11 @@ def test_memory_is_told_as_used_and_a_cpu_has_none_of_its_own() -> None:
     assert used({"system": system, "devices": [CUDA]}) == {"ram": 6, "vram": 60, "torch": 30}
     assert used({"system": system, "devices": [{"type": "cpu", "vram_total": 10, "vram_free": 4}]}) == {"ram": 6}
     assert used({"devices": [{"type": "cuda", "vram_total": "x"}]}) == {} and used({}) == {}
+    assert used({"system": {"ram_total": 10**400, "ram_free": 1}}) == {}
+
+
+def test_what_a_server_tells_of_its_hardware_can_be_written_as_json() -> None:
+    stats = {"devices": [{**CUDA, "name": "x", "vram_total": math.nan}], "system": {"ram_total": [1]}}
+    found = described_hardware(stats, {"devices": [{"name": "x", "capability": [math.inf, {}]}]})
+    assert found["vram_bytes"] is found["ram_bytes"] is found["capability"] is None
+    json.dumps(found, allow_nan=False)

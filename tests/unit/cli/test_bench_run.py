@@ -15,10 +15,13 @@ from PIL import Image
 from nvfp4_studio.cli.benching.journal import NAME, Journal
 from nvfp4_studio.cli.benching.loading import prepare_loading
 from nvfp4_studio.cli.benching.output import read_result
+from nvfp4_studio.cli.benching.quality import add_scores, read_picture
 from nvfp4_studio.cli.benching.result import BenchError
 from nvfp4_studio.cli.benching.schedule import Shot
+from nvfp4_studio.cli.benching.sheet import contact_sheet
 from nvfp4_studio.cli.servers.errors import RequestError
 from nvfp4_studio.cli.servers.workflow import Graph
+from nvfp4_studio.converters.errors import PictureError
 
 LISTED = ["a.safetensors", "sub\\b.safetensors", "c,d.safetensors"]
 CLASSES: dict[str, Any] = {
@@ -151,6 +154,51 @@ def test_a_single_model_is_timed_alone(comparison: Callable[..., Any]) -> None:
     assert made.result["models"][0]["quality"] is None
     assert "## Quality" not in (made.folder / "bench.md").read_text("utf-8")
     assert {path.name for path in made.folder.glob("*.png")} == {"contact-sheet.png", "times.png"}
+
+
+def rewritten(made: Any, picture: Image.Image, kind: str, **how: Any) -> dict[str, Any]:
+    """What the second model's first picture comes to when the server gave this file instead."""
+    path = made.folder / "pictures" / "model-2" / "0001.png"
+    picture.save(path, format=kind, **how)
+    entries = copy.deepcopy(made.result["generations"])
+    for one in entries:
+        one.pop("scores", None)
+    add_scores(entries, 0, made.folder, lambda done, total, label: None)
+    sheet = contact_sheet({**made.result, "generations": entries}, made.folder)
+    assert sheet is not None and sheet.width < 2000 and sheet.height < 10_000
+    return next(one for one in entries if (one["model"], one["picture"]) == (1, 1))
+
+
+def test_what_a_server_sends_as_a_picture_is_one_or_has_no_quality(comparison: Callable[..., Any]) -> None:
+    made = comparison("first.safetensors", "second.safetensors")
+    one, other = Image.new("RGB", (32, 24), (9, 8, 7)), Image.new("RGB", (32, 24))
+    assert rewritten(made, one, "WEBP", lossless=True)["scores"]["psnr_db"] > 0
+    film = rewritten(made, one, "WEBP", save_all=True, append_images=[other])
+    assert film["unscored"] == "0001.png is a film of several pictures, whose quality is not measured."
+    assert "no whole PNG, JPEG or WebP" in rewritten(made, one, "EPS")["unscored"], "Pillow would start Ghostscript"
+    assert "no whole PNG" in rewritten(made, one, "TIFF")["unscored"]
+    large = rewritten(made, Image.new("1", (8193, 4096)), "PNG")
+    assert large["unscored"] == "0001.png has 8193 x 4096 pixels, more than 33554432."
+
+
+@pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000)])
+def test_pictures_far_from_square_fit_on_the_sheet(comparison: Callable[..., Any], size: tuple[int, int]) -> None:
+    made = comparison("first.safetensors")
+    Image.new("RGB", size, (9, 8, 7)).save(made.folder / "pictures" / "model-1" / "0001.png")
+    sheet = contact_sheet(made.result, made.folder)
+    assert sheet is not None and sheet.height < 5000
+
+
+def test_a_lost_picture_is_named_without_the_folders_of_this_machine(comparison: Callable[..., Any]) -> None:
+    made = comparison("first.safetensors")
+    for content in (None, b"", b"no picture"):
+        path = made.folder / "pictures" / "model-1" / "0001.png"
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(PictureError) as caught:
+            read_picture(path)
+        assert str(caught.value).startswith("0001.png is ") and str(made.folder) not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -14,22 +15,30 @@ from aiohttp import web
 from PIL import Image
 
 from nvfp4_studio.cli.benching import runner
+from nvfp4_studio.cli.benching.memory import peaks_of
 from nvfp4_studio.cli.benching.run import Request, Result, compare
 from nvfp4_studio.cli.servers import outcome
-from nvfp4_studio.cli.servers.errors import Unreachable
+from nvfp4_studio.cli.servers.errors import RequestError, Unreachable
 
 FILES = ["slow.safetensors", "fast.safetensors"]
 SECONDS, LOAD = {FILES[0]: 2.0, FILES[1]: 1.0}, 5.0
+ENCODING = 0.5
+MADE = {"recipe": "flux", "pinned": ["layer"] * 4000}
 CLASSES: dict[str, Any] = {
     "Loader": {"input": {"required": {"unet_name": [FILES, {}]}}, "output": ["MODEL"]},
-    "Sampler": {"input": {"required": {"model": ["MODEL", {}], "seed": ["INT", {}]}}, "output": ["IMAGE"]},
+    "Text": {"input": {"required": {"text": ["STRING", {}]}}, "output": ["CONDITIONING"]},
+    "Sampler": {
+        "input": {"required": {"model": ["MODEL", {}], "positive": ["CONDITIONING", {}], "seed": ["INT", {}]}},
+        "output": ["IMAGE"],
+    },
     "SaveImage": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
     "PreviewImage": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
 }
-WORKFLOW = {
+WORKFLOW: dict[str, Any] = {
     "1": {"class_type": "Loader", "inputs": {"unet_name": "slow.safetensors"}},
-    "2": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "seed": 1}},
+    "2": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "positive": ["4", 0], "seed": 1}},
     "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}},
+    "4": {"class_type": "Text", "inputs": {"text": "old"}},
 }
 COUNT, BLOCK = 6, 3
 
@@ -51,6 +60,7 @@ class Fake:
         self.loaded: str | None = None
         self.cached: dict[str, Any] = {}
         self.foreign = False
+        self.refusing = False
         self.history: dict[str, Any] = {}
         self.sockets: list[web.WebSocketResponse] = []
         self._runner: web.AppRunner | None = None
@@ -59,6 +69,7 @@ class Fake:
         app = web.Application()
         app.router.add_get("/object_info/{name}", self._info)
         app.router.add_get("/system_stats", self._stats)
+        app.router.add_get("/view_metadata/{folder}", self._metadata)
         app.router.add_post("/free", self._free)
         app.router.add_post("/prompt", self._prompt)
         app.router.add_get("/queue", self._queue)
@@ -87,6 +98,17 @@ class Fake:
     async def _stats(self, request: web.Request) -> web.Response:
         return web.json_response({"system": {"ram_total": 9, "ram_free": 4}, "devices": [{"type": "cpu", "name": "c"}]})
 
+    async def _metadata(self, request: web.Request) -> web.StreamResponse:
+        """In pieces, as a network delivers it; the header of the slow model holds what is no JSON."""
+        text = json.dumps(MADE) if request.query["filename"] == FILES[1] else '{"recipe": NaN}'
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        raw = json.dumps({"nvfp4_studio": text}).encode()
+        for start in range(0, len(raw), 9000):
+            await answer.write(raw[start : start + 9000])
+            await asyncio.sleep(0.001)
+        return answer
+
     async def _free(self, request: web.Request) -> web.Response:
         self.frees += 1
         if self.frees > self.deaf:
@@ -94,6 +116,8 @@ class Fake:
         return web.Response()
 
     async def _prompt(self, request: web.Request) -> web.Response:
+        if self.refusing:
+            return web.json_response({"error": "no room."}, status=400)
         body = await request.json()
         asyncio.get_running_loop().create_task(self._execute(body["prompt"], body["prompt_id"]))
         return web.json_response({"prompt_id": body["prompt_id"]})
@@ -127,6 +151,8 @@ class Fake:
     async def _execute(self, prompt: dict[str, Any], key: str) -> None:
         await asyncio.sleep(0.005)
         file, seed = prompt["1"]["inputs"]["unet_name"], prompt["2"]["inputs"]["seed"]
+        text = prompt["4"]["inputs"]["text"]
+        left = {"1": [file], "4": [text], **{node: [file, text, seed] for node in "23"}}
         self.prompts.append(file)
         end = self.behave(file, len(self.prompts))
         if end in ("die", "end"):
@@ -135,8 +161,9 @@ class Fake:
             if end == "die":
                 await self.start()
             return
-        cached = [node for node in prompt if self.cached.get(node) == [file, seed if node != "1" else None]]
-        seconds = 0.0 if "2" in cached else SECONDS[file] + (LOAD if self.loaded != file else 0.0)
+        cached = [node for node in prompt if self.cached.get(node) == left[node]]
+        seconds = 0.0 if "2" in cached else SECONDS[file] - ENCODING + (LOAD if self.loaded != file else 0.0)
+        seconds += 0.0 if "4" in cached else ENCODING
         messages = [["execution_start", {"prompt_id": key, "timestamp": 1000 * self.clock}]]
         messages.append(["execution_cached", {"prompt_id": key, "nodes": cached}])
         self.clock += seconds
@@ -146,7 +173,7 @@ class Fake:
         else:
             kind, data = "execution_success", {}
             self.loaded = file
-            self.cached = {node: [file, seed if node != "1" else None] for node in prompt}
+            self.cached = left
         data = {**data, "prompt_id": key, "timestamp": 1000 * self.clock}
         messages.append([kind, data])
         picture = {"filename": f"{seed}-.png", "subfolder": "", "type": "temp"}
@@ -168,14 +195,15 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     monkeypatch.setattr(outcome, "PAUSE_SECONDS", 0.01)
     (tmp_path / "api.json").write_text(json.dumps(WORKFLOW), "utf-8")
 
-    def run(fake: Fake, block: int = BLOCK, cancelled: Callable[[], bool] = lambda: False) -> Result:
+    def run(
+        fake: Fake, block: int = BLOCK, cancelled: Callable[[], bool] = lambda: False, prompts: str | None = None
+    ) -> Result:
         async def whole() -> Result:
             await fake.start()
             try:
                 url = f"http://127.0.0.1:{fake.port}"
-                request = Request(
-                    url, str(tmp_path / "api.json"), tuple(FILES), COUNT, tmp_path / "out", seed=1, block=block
-                )
+                workflow, out = str(tmp_path / "api.json"), tmp_path / "out"
+                request = Request(url, workflow, tuple(FILES), COUNT, out, prompts, seed=1, block=block)
                 nothing: Callable[..., None] = lambda *what: None  # noqa: E731
                 return await compare(request, cancelled, nothing, nothing, nothing)
             finally:
@@ -208,6 +236,54 @@ def test_cold_and_warm_times_are_told_apart(bench: Callable[..., Result]) -> Non
     assert len(fake.prompts) == 2 * COUNT and fake.frees == 2 * COUNT // BLOCK
 
 
+def test_how_a_model_was_made_is_read_whole_from_its_header(bench: Callable[..., Result]) -> None:
+    made_by = [model["made_by"] for model in figures(bench(Fake())).values()]
+    assert made_by == [None, MADE], "no JSON with NaN, and all of what came in pieces"
+
+
+def test_a_refusal_does_not_tell_the_servers_address(bench: Callable[..., Result]) -> None:
+    refused = Fake()
+    refused.refusing = True
+    result = bench(refused)
+    assert result.found is not None and "127.0.0.1" not in json.dumps(result.found)
+    reasons = [failure["reason"] for failure in figures(result)[FILES[0]]["failures"]]
+    assert reasons[0] == "the server/prompt answered 400: no room."
+
+
+def test_without_a_seed_every_picture_needs_a_prompt_of_its_own(bench: Callable[..., Result], tmp_path: Path) -> None:
+    workflow = copy.deepcopy(WORKFLOW)
+    workflow["2"]["inputs"]["seed"] = ["4", 0]
+    (tmp_path / "api.json").write_text(json.dumps(workflow), "utf-8")
+    (tmp_path / "prompts.txt").write_text("one\ntwo", "utf-8")
+    with pytest.raises(RequestError, match="2 prompts give no 6 different pictures: give -n 2, or more prompts"):
+        bench(Fake(), prompts=str(tmp_path / "prompts.txt"))
+
+
+def test_a_cancel_while_the_watch_on_memory_ends_is_not_lost() -> None:
+    class Slow:
+        async def system_stats(self) -> dict[str, Any]:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.05)
+                raise
+            return {}
+
+    async def generate() -> str:
+        async with peaks_of(Slow()):  # type: ignore[arg-type]
+            await asyncio.sleep(0.01)
+        return "went on"
+
+    async def cancelled() -> None:
+        work = asyncio.create_task(generate())
+        await asyncio.sleep(0.03)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(cancelled())
+
+
 def test_a_server_that_goes_away_and_comes_back(bench: Callable[..., Result]) -> None:
     fake = Fake(lambda file, number: "die" if number == 5 else "success")
     assert_exact(bench(fake))
@@ -225,7 +301,7 @@ def test_somebody_elses_prompt_does_not_get_into_a_time(bench: Callable[..., Res
 
 def test_a_server_that_forgets_late_is_asked_again(bench: Callable[..., Result]) -> None:
     fake = Fake(deaf=3)
-    fake.loaded, fake.cached = FILES[0], {"1": [FILES[0], None]}
+    fake.loaded, fake.cached = FILES[0], {"1": [FILES[0]]}
     assert_exact(bench(fake))
 
 
@@ -235,6 +311,7 @@ def test_a_generation_that_ends_the_server_twice_is_a_failure(bench: Callable[..
     result = bench(fake)
     failed = [failure for model in figures(result).values() for failure in model["failures"]]
     assert len(failed) == 1 and "twice the server went away" in failed[0]["reason"]
+    assert result.found is not None and "127.0.0.1" not in json.dumps(result.found), "a result is passed on"
 
 
 def test_a_model_that_always_fails_is_tried_three_times_a_block(bench: Callable[..., Result]) -> None:
