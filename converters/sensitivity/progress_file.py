@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ..errors import SensitivityError
-from ..journal import open_private
+from ..journal import lock, open_private
 from .document import MAX_BYTES, Reader, layer_from_json
 from .values import LayerSensitivity, layer_to_json
 
@@ -29,6 +29,11 @@ class ProgressFile:
         if self._path is not None:
             try:
                 self._file = open_private(self._path)
+                if not lock(self._file):
+                    self._file.close()
+                    raise SensitivityError(
+                        f"{self._path.name} is being measured already; wait, or choose another name."
+                    )
                 self.finished = self._read(self._file.read(MAX_BYTES))
                 self._file.seek(0)
                 self._file.truncate()

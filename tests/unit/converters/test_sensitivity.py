@@ -33,6 +33,7 @@ from nvfp4_studio.converters.sensitivity import (
     save,
     save_influence,
 )
+from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
 from nvfp4_studio.converters.sensitivity.weighting import row_weights
 from nvfp4_studio.converters.verify_outputs import output_fidelity
 
@@ -278,6 +279,12 @@ def test_a_gpu_measures_the_same(source: Path, calibration: Calibration) -> None
         assert other.signal == pytest.approx(one.signal, rel=1e-4)
         for mine, theirs in zip(one.outcomes, other.outcomes, strict=True):
             assert mine.choice == theirs.choice and theirs.noise == pytest.approx(mine.noise, rel=0.02, abs=1e-12)
+
+
+def test_two_measurements_do_not_share_a_file(source: Path, calibration: Calibration, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with ProgressFile(kept, "another"), pytest.raises(SensitivityError, match="is being measured already"):
+        measured(source, calibration, Choice("nvfp4", "nearest"), unfinished=kept)
 
 
 def test_what_was_measured_otherwise_is_not_taken(source: Path, calibration: Calibration, tmp_path: Path) -> None:
