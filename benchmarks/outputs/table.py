@@ -29,7 +29,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     first = next(iter(models.values()))
     for number, entry in enumerate(first["ways"]):
-        cells = [entry["name"], entry["version"], entry["variant"], entry["looks_at"]]
+        version = versions[OURS][:7] if entry["name"] == OURS else entry["version"]
+        cells = [entry["name"], version, entry["variant"], entry["looks_at"]]
         lines.append(f"| {' | '.join([*cells, *_figures(models, number)])} |")
     return f"{introduction}\n\n" + "\n".join(lines)
 

@@ -102,8 +102,10 @@ def byte_rounder(
     errors = _table([_error(own, divisor(total)) for _, total in tried], magnitudes)
 
     def round_bytes(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        blocks = stored.reshape(len(stored), -1, BLOCK).permute(2, 0, 1).contiguous()
-        magnitudes = blocks.bitwise_and(MAGNITUDES - 1)
+        in_rows = stored.reshape(len(stored), -1, BLOCK).permute(2, 0, 1)
+        blocks = scratch("bytes", in_rows.shape, torch.uint8, device).copy_(in_rows)
+        magnitudes = scratch("magnitude bytes", blocks.shape, torch.uint8, device)
+        torch.bitwise_and(blocks, MAGNITUDES - 1, out=magnitudes)
         largest = magnitudes.amax(dim=0).int()
         index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes).add_(largest * MAGNITUDES)
         row = best(index, errors, channel_weight).mul_(MAGNITUDES).add_(largest)
