@@ -42,12 +42,12 @@ def leftover(target: Path) -> Leftover | None:
     """What is left of a conversion to ``target``; None when there is nothing, or while somebody is writing it."""
     temporary, journal = temporary_names(target)
     try:
-        with _unheld(temporary) as file:
-            if file is None or not journal.is_file():
+        with _unheld(temporary) as file:  # as shortly as can be: whoever begins now wants the lock
+            if file is None:
                 return None
             total = os.fstat(file.fileno()).st_size
-            return Leftover(target, min(total, _finished_bytes(journal)), total, journal.stat().st_mtime_ns)
-    except OSError:  # it was finished or removed meanwhile
+        return Leftover(target, min(total, _finished_bytes(journal)), total, journal.stat().st_mtime_ns)
+    except OSError:  # no journal, or it was finished or removed meanwhile
         return None
 
 

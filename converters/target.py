@@ -6,12 +6,15 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConversionError
 from .journal import Journal, lock, open_private
 
+LOOKS, LOOK_SECONDS = 10, 0.02
+"""How long a lock is waited for that is only being looked at."""
 SPACE_RESERVE = 16 << 20
 """Free bytes that must remain after the file: reports and the file system's own needs."""
 
@@ -45,7 +48,7 @@ def open_locked(target: Path, journal: Journal) -> BinaryIO:
         file = open_private(temporary)
         ours = False
         try:
-            if not lock(file):
+            if not _locked(file):
                 raise ConversionError(f"Another conversion is writing {target}; wait for it or choose another name.")
             if os.fstat(file.fileno()).st_size and not journal.exists():
                 raise ConversionError(
@@ -89,6 +92,15 @@ def give_name(target: Path, overwrite: bool) -> None:
         os.replace(temporary, target)
     else:
         temporary.unlink(missing_ok=True)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Whether the lock was got; somebody who only looks whether it is held (``leftovers``) lets go in a moment."""
+    for _ in range(LOOKS):
+        if lock(file):
+            return True
+        time.sleep(LOOK_SECONDS)
+    return lock(file)
 
 
 def check_space(file: BinaryIO, target: Path, size: int) -> None:

@@ -140,7 +140,10 @@ class _Progress:
     def __call__(self, done: int, total: int, label: str) -> None:
         if not self._recorded:
             self._recorded = True
-            interrupted.record(self._job.target, self._job.inputs)
+            try:
+                interrupted.record(self._job.target, self._job.inputs)
+            except OSError as error:
+                host.log.warning("After a kill the studio will not know what was asked for: %s", error)
         self._bar(done, total)
         board.update(self._entry, done, total, label)
         now = time.monotonic()
