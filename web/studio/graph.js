@@ -34,37 +34,35 @@ export function createGraph({ app, changed }) {
     return [x + width / 2 - 150, y + height / 2 - 80];
   }
 
+  /** Node and input of each link that leaves a loader's model. */
+  function targetsOf(loader) {
+    const { graph } = loader;
+    return (loader.outputs[modelOutput(loader)]?.links ?? [])
+      .map((id) => graph.getLink(id))
+      .map((link) => ({ node: link && graph.getNodeById(link.target_id), slot: link?.target_slot }))
+      .filter(({ node }) => node);
+  }
+
   /** The first calibrate node that a loader's model goes into, or null. */
   function calibrateBehind(loader) {
-    const output = modelOutput(loader);
-    const links = loader.outputs?.[output]?.links ?? [];
-    for (const id of links) {
-      const link = loader.graph.getLink?.(id) ?? loader.graph.links?.[id] ?? loader.graph.links?.get?.(id);
-      const target = link && loader.graph.getNodeById(link.target_id);
-      if (target?.comfyClass === CALIBRATE) return target;
-    }
-    return null;
+    return targetsOf(loader).find(({ node }) => node.comfyClass === CALIBRATE)?.node ?? null;
   }
 
   /** Insert the calibrate node behind a loader and move all links of its model to it; a node that is there stays. */
   function insertCalibrate(loader, name) {
     const present = calibrateBehind(loader);
     if (present) {
-      present.mode = ACTIVE;
+      setPaused(present, false);
       show(present);
       return present;
     }
-    const output = modelOutput(loader);
-    const targets = (loader.outputs[output].links ?? []).map((id) => {
-      const link = loader.graph.getLink?.(id) ?? loader.graph.links?.[id] ?? loader.graph.links?.get?.(id);
-      return { node: loader.graph.getNodeById(link.target_id), slot: link.target_slot };
-    });
+    const targets = targetsOf(loader);
     const place = [loader.pos[0], loader.pos[1] + loader.size[1] + GAP];
     const node = add(CALIBRATE, loader.graph, place);
     if (!node) return null;
     setWidget(node, "name", name);
-    loader.connect(output, node, 0);
-    for (const target of targets) if (target.node) node.connect(0, target.node, target.slot);
+    loader.connect(modelOutput(loader), node, 0);
+    for (const target of targets) node.connect(0, target.node, target.slot);
     changed();
     show(node);
     return node;

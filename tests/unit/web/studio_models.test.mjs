@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import test from "node:test";
+import { loaderOf, matchingLoaders } from "../../../web/lib/loaders.js";
 import { createClient } from "../../../web/studio/client.js";
 import { adviceOf } from "../../../web/studio/parts/calibration_details.js";
 import { errorScale, mapsOf } from "../../../web/studio/parts/block_map.js";
@@ -15,6 +16,7 @@ import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } fr
 import { worstLayers } from "../../../web/studio/model/results.js";
 import { defaultsOf, sensitivitiesOf } from "../../../web/studio/model/sensitivities.js";
 import { matching, typesOf } from "../../../web/studio/model/sources.js";
+import { createGraph } from "../../../web/studio/graph.js";
 import { newestResultOf } from "../../../web/studio/menu.js";
 import { createStore, newestOnly } from "../../../web/studio/store.js";
 import { filledTemplate, templateOf } from "../../../web/studio/template.js";
@@ -139,6 +141,58 @@ test("a block map has a row for each type and a column for each block; errors ar
   assert.deepEqual([others, map.name, map.blocks, map.kinds], [[], "b", 2, ["q", "k"]]);
   assert.equal(map.cells.get("q 1").name, "b.1.q");
   assert.deepEqual(LAYERS.map(errorScale(LAYERS)), [null, 1, 0, null]);
+});
+
+/** Just enough of a graph: nodes, links by id, and connecting an output to an input. */
+function fakeGraph() {
+  const links = new Map();
+  const graph = { nodes: [], getLink: (id) => links.get(id), getNodeById: (id) => graph.nodes.find((node) => node.id === id) };
+  graph.add = (node) => {
+    Object.assign(node, { graph, id: graph.nodes.length + 1, pos: node.pos ?? [0, 0], size: [200, 100] });
+    node.connect = (slot, target, input) => {
+      for (const other of graph.nodes) {
+        for (const output of other.outputs ?? []) {
+          output.links = (output.links ?? []).filter((id) => links.get(id).target_id !== target.id || links.get(id).target_slot !== input);
+        }
+      }
+      links.set(links.size + 1, { target_id: target.id, target_slot: input });
+      (node.outputs[slot].links ??= []).push(links.size);
+    };
+    graph.nodes.push(node);
+    return node;
+  };
+  return graph;
+}
+
+test("the calibrate node goes between a loader and all that took its model, once", () => {
+  const workflow = fakeGraph();
+  const loader = { comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "m.safetensors" }] };
+  workflow.add(loader);
+  const sampler = workflow.add({ comfyClass: "KSampler", outputs: [] });
+  const shift = workflow.add({ comfyClass: "ModelSamplingSD3", outputs: [{ type: "MODEL" }] });
+  loader.connect(0, sampler, 0);
+  loader.connect(0, shift, 2);
+  const made = () => ({ comfyClass: "NVFP4Calibrate", mode: 0, outputs: [{ type: "MODEL" }], widgets: [{ name: "name", value: "" }] });
+  globalThis.LiteGraph = { createNode: made };
+  let changes = 0;
+  const app = { rootGraph: workflow, canvas: { graph: workflow, setDirty() {} } };
+  const graph = createGraph({ app, changed: () => (changes += 1) });
+  const inserted = graph.insertCalibrate(loader, "m");
+  const targets = (node) => node.outputs[0].links.map((id) => [workflow.getLink(id).target_id, workflow.getLink(id).target_slot]);
+  assert.deepEqual([targets(loader), targets(inserted)], [[[inserted.id, 0]], [[sampler.id, 0], [shift.id, 2]]]);
+  assert.deepEqual([inserted.widgets[0].value, changes], ["m", 1]);
+  graph.setPaused(inserted, true);
+  assert.equal(graph.insertCalibrate(loader, "other"), inserted);
+  assert.deepEqual([inserted.mode, workflow.nodes.length, graph.calibrateBehind(loader)], [0, 4, inserted]);
+  delete globalThis.LiteGraph;
+});
+
+test("loaders are found in subgraphs too, by the file that they chose", () => {
+  const inside = { comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "a" }] };
+  const workflow = { nodes: [{ outputs: [], subgraph: { nodes: [inside] } }, { outputs: [{ type: "MODEL" }], widgets: [] }] };
+  assert.deepEqual(matchingLoaders(workflow, "diffusion_models/a"), [inside]);
+  assert.deepEqual(matchingLoaders(workflow, "checkpoints/a"), []);
+  assert.equal(loaderOf({ ...inside, outputs: [{ type: "CLIP" }] }), null);
 });
 
 test("sources are found by words and described by their largest types", () => {

@@ -8,6 +8,9 @@ export function createResults({ store, client, textOf }) {
     try {
       const { results } = await client.results();
       store.set({ results, resultsError: null });
+      // It was asked for before it was there, or after it was deleted and before it was converted again.
+      const { result, reportError } = store.state;
+      if (reportError && results.some(({ id }) => id === result)) await open(result);
     } catch (error) {
       store.set({ resultsError: textOf(error) });
     }
