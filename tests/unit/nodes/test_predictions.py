@@ -1,0 +1,90 @@
+"""What a plan predicts: measured errors where there are some, typical ones elsewhere, and speed from kernel tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nvfp4_studio.converters import LayerDecision, Options, Plan, make_plan, open_source
+from nvfp4_studio.converters.kernels import DEFAULT_TABLE, available_tables
+from nvfp4_studio.converters.recipe_file import parse_recipe
+from nvfp4_studio.converters.sensitivity import Choice, LayerSensitivity, Outcome
+from nvfp4_studio.converters.typical import typical_sqnr_db
+from nvfp4_studio.nodes.studio.prediction import expected, total
+from nvfp4_studio.nodes.studio.speed import ROWS, predicted_speed, rows_of, table_for
+
+NAMES = ("attn.q", "mlp.up", "adaLN_modulation.1")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    weights = {f"blocks.{i}.{name}.weight": torch.ones(256, 256).bfloat16() for i in range(3) for name in NAMES}
+    save_file(weights, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def planned(checkpoint: Path, policy: str, rounding: str = "nearest") -> Plan:
+    rules = [{"policy": policy, "match": ["attn", "mlp"]}]
+    recipe = parse_recipe("test", {"block_names": "repeated", "rules": rules})
+    with open_source(checkpoint) as source:
+        return make_plan(source, Options(recipe, rounding))
+
+
+def layer_of(plan: Plan, name: str) -> LayerDecision:
+    return next(layer for layer in plan.layers if layer.module.endswith(name))
+
+
+def measured(*outcomes: Outcome) -> LayerSensitivity:
+    return LayerSensitivity("q", "q", "q", "", (256, 256), 64, 2.0, 1.0, outcomes, influence=0.5)
+
+
+@pytest.mark.parametrize("policy", ["nvfp4", "mxfp8", "int8_convrot", "int8_tensorwise", "convrot_w4a4"])
+def test_the_measured_outcome_of_the_same_choice_counts(checkpoint: Path, policy: str) -> None:
+    layer = layer_of(planned(checkpoint, policy), "attn.q")
+    choice = Choice(policy, "nearest" if policy == "nvfp4" else "")
+    found = expected(layer, measured(Outcome(Choice("float8_e4m3fn"), 1, 1.0, 1.0), Outcome(choice, 1, 0.02, 1.0)))
+    assert found.measured and found.sqnr_db == pytest.approx(20.0) and found.share == pytest.approx(0.005)
+
+
+def test_what_was_not_measured_is_typical_and_says_so(checkpoint: Path) -> None:
+    layer = layer_of(planned(checkpoint, "nvfp4", "four-over-six"), "attn.q")
+    for sensitivity in (None, measured(Outcome(Choice("nvfp4", "nearest"), 1, 0.02, 1.0))):
+        found = expected(layer, sensitivity)
+        assert not found.measured and found.sqnr_db == pytest.approx(typical_sqnr_db("nvfp4", "four-over-six"))
+
+
+def test_layers_that_stay_have_no_error_and_no_share_in_the_mean(checkpoint: Path) -> None:
+    plan = planned(checkpoint, "nvfp4")
+    found = [expected(layer, None) for layer in plan.layers]
+    kept = expected(layer_of(plan, "modulation.1"), None)
+    assert kept.sqnr_db is None and kept.share == 0
+    assert total(found, None)["sqnr_db"] == pytest.approx(typical_sqnr_db("nvfp4", "nearest"))
+    assert total([kept], None)["sqnr_db"] is None
+    assert total(found, 31.5) == {"sqnr_db": 31.5, "measured": True, "is": "predicted error of the model's output"}
+
+
+def test_wide_layers_in_a_faster_format_are_faster(checkpoint: Path) -> None:
+    table = available_tables()[DEFAULT_TABLE]
+    speeds = []
+    for policy in ("nvfp4", "mxfp8"):
+        plan = planned(checkpoint, policy)
+        wide = replace(plan, layers=tuple(replace(layer, shape=(8192, 8192)) for layer in plan.layers))
+        speeds.append(predicted_speed(wide, None, table)["predicted"])
+    assert speeds[0] > speeds[1] > 0
+
+
+def test_rows_are_those_that_were_seen_or_guessed_from_the_name(checkpoint: Path) -> None:
+    plan = planned(checkpoint, "nvfp4")
+    assert rows_of(layer_of(plan, "attn.q"), None) == ROWS and rows_of(layer_of(plan, "modulation.1"), None) == 1
+
+
+def test_the_table_is_the_wanted_one_else_this_machines_else_the_default() -> None:
+    tables = available_tables()
+    other = next(name for name in tables if name != DEFAULT_TABLE)
+    assert table_for(other, "").name == other
+    assert table_for(None, f"NVIDIA {tables[other].gpu}").name == other
+    assert table_for("absent", "some GPU").name == DEFAULT_TABLE
