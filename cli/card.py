@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..converters.plots import Picture
 
 PAGE, DATA = "README.md", "card.json"
+PICTURES = ("contact-sheet.png", "times.png", "psnr.png", "weights.png", "calibration.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="what nvfp4-studio verify --json printed, instead of the report; with --activations also errors of outputs",
     )
-    parser.add_argument("--license", metavar="TEXT", help="licence of the source: an SPDX identifier, or words")
+    parser.add_argument(
+        "--license", metavar="TEXT", help="licence of the source: an identifier such as apache-2.0, or words"
+    )
     parser.add_argument("--out", metavar="DIR", help=f"where {PAGE}, {DATA} and pictures go, default FILE.card")
 
 
@@ -88,11 +91,12 @@ def _sha256_of_one(converted: Source, interrupt: Interrupt, bar: Bar) -> str:
 
 
 def _check_folder(out: Path) -> None:
-    """Raises CardError when the page there is somebody else's."""
+    """Raises CardError when a page or pictures there are somebody else's."""
     from .carding.errors import CardError
 
-    if (out / PAGE).exists() and not (out / DATA).exists():
-        raise CardError(f"{out / PAGE} was not written by nvfp4-studio card: choose another --out, or move it away.")
+    theirs = next((name for name in (PAGE, *PICTURES) if (out / name).exists()), None)
+    if theirs is not None and not (out / DATA).exists():
+        raise CardError(f"{out / theirs} was not written by nvfp4-studio card: choose another --out, or move it away.")
 
 
 def _source(given: str | None, made: dict[str, Any] | None, interrupt: Interrupt, bar: Bar) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def decibels(value: float | None) -> str:
     return "identical" if value is None else f"{value:.1f} dB"
 
 
+def one_line(text: str, limit: int = 400) -> str:
+    """Text of somebody else made fit for a terminal: one line, printable, bounded."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= limit else f"{plain[:limit]}…"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns set apart by two spaces, numbers right-aligned; "" without rows."""
     if not rows:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...converters.pictures import Interval, mean_interval
-from .runner import COLD, WARM
+from .schedule import COLD, WARM
 
 SCORES = ("psnr_db", "ssim", "haarpsi")
 Entry = Mapping[str, Any]

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...converters.journal import lock
+from ..bounded import read_bounded
 from ..servers.errors import RequestError
 
 FORMAT = "nvfp4-studio-bench-journal"
 VERSION = 1
 NAME = "journal.jsonl"
 PICTURES = "pictures"
-MAX_BYTES = 256 << 20
+BEGINNING = json.dumps({"format": FORMAT}).encode()[:-1]
+"""Of the first line, by which one that a kill cut off is told from somebody else's file."""
 
 Key = tuple[int, int]
 """Number of the model, number of the picture."""
@@ -86,17 +88,17 @@ class Journal:
 
     def _open(self, file: BinaryIO) -> None:
         file.seek(0)
-        raw = file.read(MAX_BYTES + 1)
-        whole = raw[: raw.rfind(b"\n") + 1]
+        raw = read_bounded(file)
+        whole = (raw or b"")[: (raw or b"").rfind(b"\n") + 1]
         try:
-            lines = [json.loads(line) for line in whole.split(b"\n") if line] if len(raw) <= MAX_BYTES else [None]
+            lines = [json.loads(line) for line in whole.split(b"\n") if line]
         except (ValueError, RecursionError):
             lines = [None]
-        if not lines:
+        if raw is not None and not lines and (raw.startswith(BEGINNING) or BEGINNING.startswith(raw)):
             file.truncate(0)
             self._append({"format": FORMAT, "version": VERSION, "request": self._request})
             return
-        head = lines[0] if isinstance(lines[0], dict) else {}
+        head = lines[0] if lines and isinstance(lines[0], dict) else {}
         known = head.get("request")
         if not isinstance(known, dict) or (head.get("format"), head.get("version")) != (FORMAT, VERSION):
             raise RequestError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...calibration.files import write_atomically
+from ..bounded import read_json
 from .page import page
 from .plots import psnr_plot, time_plot
 from .result import BenchError, check_result
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ...converters.plots import Picture
 
 RESULT, PAGE = "bench.json", "bench.md"
-MAX_BYTES = 1 << 30
 
 
 def write_outputs(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -52,11 +52,9 @@ def write_picture(path: Path, picture: Picture) -> None:
 def read_result(path: Path) -> dict[str, Any]:
     """A result from its file. Raises BenchError."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        found = json.loads(raw) if len(raw) <= MAX_BYTES else None
+        found = read_json(path)
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BenchError(f"{path} is no JSON: give the bench.json of nvfp4-studio bench.") from error
     return check_result(found, path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...calibration.page import Section, counted, markdown
+from ..markup import prose
 from ..text import size
 
 TABLE = ("model", "speed-up", "time per image", "median", "spread", "cold start", "images", "failed", "VRAM", "RAM")
@@ -16,27 +17,26 @@ DASH = "-"
 def page(result: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
     """`pictures`: file names of the plots, shown at the end."""
     models, request = result["models"], result["request"]
-    reference = request["reference"]
     sections = [
-        Section("What the figures mean", tuple(result["notes"])),
-        Section("Speed", _speed_lines(result), TABLE, tuple(_speed(model, reference) for model in models)),
+        Section("What the figures mean", tuple(map(prose, result["notes"]))),
+        Section("Speed", _speed_lines(result), TABLE, escaped(speed_rows(result))),
     ]
-    scored = [model for model in models if model["quality"]]
-    if scored:
+    compared = quality_rows(result)
+    if compared:
         lines = (
-            f"Against the pictures of {reference} with the same prompts and seeds; brackets: 95 % confidence interval of "
+            f"Against the pictures of {prose(request['reference'])} with the same prompts and seeds; brackets: 95 % confidence interval of "
             "the mean over prompts (Student's t).",
             "PSNR in dB, over the pictures that are not equal; SSIM and HaarPSI are 1 for equal pictures.",
         )
-        sections.append(Section("Quality", lines, QUALITY, tuple(_quality(model) for model in scored)))
-    sections += [Section("How it was measured", tuple(_method(result)))]
+        sections.append(Section("Quality", lines, QUALITY, escaped(compared)))
+    sections += [Section("How it was measured", tuple(map(prose, _method(result))))]
     failures = [
         f"{model['name']}, picture {failure['picture']}: {failure['reason']}"
         for model in models
         for failure in model["failures"]
     ]
     if failures:
-        sections.append(Section("Failures", tuple(failures)))
+        sections.append(Section("Failures", tuple(map(prose, failures))))
     title = f"{counted(len(models), 'model')}, {counted(len(result['pictures']), 'prompt')} each"
     return markdown(title, sections) + "".join(f"\n![{name.rpartition('.')[0]}]({name})\n" for name in pictures)
 
@@ -50,12 +50,17 @@ def quality_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [_quality(model) for model in result["models"] if model["quality"]]
 
 
+def escaped(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """The same rows for Markdown."""
+    return tuple(tuple(map(prose, row)) for row in rows)
+
+
 def _speed_lines(result: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         "Time per image: mean of the warm generations, from the server's own clock; spread: standard deviation.",
         "Cold start: loading the model and making the first image, median; ComfyUI had forgotten everything, the system "
         "may have had the file in its memory.",
-        f"Speed-up over {result['request']['reference']} on the same prompts within each block; brackets: 95 % confidence "
+        f"Speed-up over {prose(result['request']['reference'])} on the same prompts within each block; brackets: 95 % confidence "
         "interval over the blocks (Student's t).",
     )
 

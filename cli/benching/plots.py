@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from ...converters.plots.canvas import (
     shortened,
     text_width,
 )
-from .runner import WARM
+from .schedule import WARM
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -38,6 +39,7 @@ COLOURS: tuple[Colour, ...] = (BLUE, ORANGE, GREEN, RED, PURPLE)
 LANE = 64
 LABELS = 300
 DOT = 3
+NARROWEST = 1e-9
 
 
 def time_plot(result: Mapping[str, Any]) -> Picture:
@@ -93,7 +95,7 @@ def psnr_plot(result: Mapping[str, Any]) -> Picture | None:
     draw.text(((left + right) / 2, bottom + 24), "prompt", INK, font(NORMAL), anchor="ma")
     for index, values in series:
         colour = COLOURS[index % len(COLOURS)]
-        mean = levels.at(result["models"][index]["quality"]["psnr_db"]["mean"])
+        mean = levels.at(statistics.fmean(values.values()))
         draw.line((left, mean, right, mean), colour, 2)
         for number, value in values.items():
             _dot(draw, left + (number - 0.5) / count * (right - left), levels.at(value), colour, 4)
@@ -105,7 +107,7 @@ class _Axis:
 
     def __init__(self, values: Sequence[float], start: float, end: float, *, zero: bool = False) -> None:
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        room = max(0.06 * (high - low) or 0.05 * abs(high) or 1.0, NARROWEST)
         self._low, self._high = 0.0 if zero else low - room, high + room
         self._start, self._end = start, end
 

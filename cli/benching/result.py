@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from ... import __version__
 from ...calibration.errors import StudioError
+from ..text import one_line
 from .figures import drift, model_figures
-from .journal import PICTURES, Journal
+from .journal import Journal
 from .quality import add_scores
 from .schedule import Schedule
+from .shape import is_result
 
 FORMAT = "nvfp4-studio-bench"
 VERSION = 1
 DRIFT_NOTED = 1.1
-MODEL_KEYS = {
-    "name",
-    "made_by",
-    "generations",
-    "made",
-    "images",
-    "films",
-    "failed",
-    "failures",
-    "cold_start_s",
-    "load_s",
-    "seconds_per_image",
-    "speedup",
-    "reloaded",
-    "peak_bytes",
-    "quality",
-}
 
 
 class BenchError(StudioError):
@@ -86,46 +70,12 @@ def check_result(found: object, path: object) -> dict[str, Any]:
         raise BenchError(f"{path} is no result of nvfp4-studio bench: give its bench.json.")
     if found.get("version") != VERSION:
         raise BenchError(
-            f"{path} has version {found.get('version')!r} of the results' format, this nvfp4-studio reads {VERSION}: "
+            f"{path} has version {one_line(repr(found.get('version')), 40)} of the results' format, this nvfp4-studio reads {VERSION}: "
             "run the comparison again, or install the other version."
         )
-    if not _is_whole(found):
+    if not is_result(found):
         raise BenchError(f"{path} was changed or cut off: run the comparison's command again, which writes it anew.")
     return found
-
-
-def _is_whole(found: Mapping[str, Any]) -> bool:
-    """Whether everything that pages and plots look at is there, and pictures lie in the result's own folder."""
-    kinds = {"server": dict, "request": dict, "orders": list, "pictures": list, "models": list, "generations": list}
-    if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()) or not isinstance(
-        found.get("notes"), list
-    ):
-        return False
-    models, generations, request = found["models"], found["generations"], found["request"]
-    return (
-        isinstance(found["server"].get("hardware"), dict)
-        and {"comfyui", "pytorch", "loaders", "varied"} <= found["server"].keys()
-        and {"device", "meaning", "nvfp4"} <= found["server"]["hardware"].keys()
-        and {"reference", "block", "seed", "pictures", "prompts"} <= request.keys()
-        and all(isinstance(model, dict) and model.keys() >= MODEL_KEYS for model in models)
-        and request["reference"] in [model["name"] for model in models]
-        and all(isinstance(entry, dict) and _is_generation(entry, len(models)) for entry in generations)
-    )
-
-
-def _is_generation(entry: Mapping[str, Any], models: int) -> bool:
-    names = entry.get("pictures", [])
-    return (
-        isinstance(entry.get("model"), int)
-        and 0 <= entry["model"] < models
-        and isinstance(entry.get("picture"), int)
-        and ("failed" in entry or isinstance(entry.get("seconds"), (int, float)))
-        and isinstance(names, list)
-        and all(
-            isinstance(name, str) and ".." not in name and PurePosixPath(name).parts[:1] == (PICTURES,)
-            for name in names
-        )
-    )
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:

@@ -25,10 +25,9 @@ from .asking import BenchServer
 from .journal import Journal
 from .loading import Loading
 from .memory import Peaks, peaks_of
-from .schedule import Schedule, Segment, Shot
+from .schedule import COLD, WARM, Schedule, Segment, Shot
 from .timing import Generation, ServedFromCache, read_generation
 
-COLD, WARM = "cold", "warm"
 FREE_SECONDS = 1.0
 """The server's worker wakes up and forgets everything well within this; whether it did is seen and tried again."""
 

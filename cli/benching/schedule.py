@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from ..servers.jobs import SEED_BITS
 from ..servers.prompts import OWN_GROUP, Prompt
 
+COLD, WARM = "cold", "warm"
+"""Kinds of a generation: the first after a load, and those that follow."""
+
 LARGEST_BLOCK = 10
 FEWEST_BLOCKS = 5
 

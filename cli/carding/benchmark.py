@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .errors import CardError
+from .file import describe_making
 
 MADE = ("source_sha256", "recipe", "rounding", "rounding_methods", "input_scale", "calibration")
 
@@ -20,8 +21,9 @@ def of_this_file(result: Mapping[str, Any], name: str, made: Mapping[str, Any] |
     index = next((number for number, listed in enumerate(names) if _file(listed) == name), None)
     if index is None:
         raise CardError(f"The comparison has no model {name}, only {', '.join(names)}: give the result that has it.")
-    measured = result["models"][index]["made_by"]
-    if measured and made:
+    found = result["models"][index]["made_by"]
+    if found and made:
+        measured = describe_making(found)
         differing = [key for key in MADE if measured.get(key) != made.get(key)]
         if differing:
             raise CardError(

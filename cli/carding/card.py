@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ... import __version__
 from ...converters.pictures.intervals import CONFIDENCE
+from ..text import one_line
+from .licences import IDENTIFIERS
 
 FORMAT = "nvfp4-studio-card"
 VERSION = 1
-SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{1,60}")
+MAX_LICENSE = 300
 FILE_KEYS = ("name", "bytes", "size", "tensors", "family", "family_title", "made")
 RUNS_IN = "ComfyUI 0.33 or newer"
 """What the converter's own tests load its files with (tests/comfy)."""
@@ -56,12 +57,16 @@ def _quantized(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _license(given: str | None, in_header: str | None) -> dict[str, Any]:
-    """{"text", "spdx", "from"}: what the user said, else what the source's own header says, else that it is unknown."""
-    text = given or in_header
-    if text is None:
-        return {"text": "unknown", "spdx": None, "from": "neither the user nor the source's header says it"}
-    spdx = text.lower() if SPDX.fullmatch(text) else None
-    return {"text": text, "spdx": spdx, "from": "given by the author of this page" if given else "the source's header"}
+    """{"text", "identifier", "from"}, the identifier one that hubs know: what the user said, else what the source's own header says, else that it is unknown."""
+    text = one_line(given, MAX_LICENSE) if given else in_header
+    if not text:
+        return {"text": "unknown", "identifier": None, "from": "neither the user nor the source's header says it"}
+    known = text.lower() if text.lower() in IDENTIFIERS else None
+    return {
+        "text": text,
+        "identifier": known,
+        "from": "given by the author of this page" if given else "the source's header",
+    }
 
 
 def _benchmark(bench: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,24 +12,14 @@ from ...converters.families import component, detect_family
 from ...converters.formats import convrot_w4a4, nvfp4, w4a8_int8
 from ...converters.layers import recognise
 from ...converters.passthrough import PROVENANCE_KEY
-from ..text import size
+from ..text import one_line, size
 
 if TYPE_CHECKING:
     from ...converters import Source
 
 LICENSE_KEYS = ("license", "modelspec.license", "licence", "modelspec.licence")
-MADE_KEYS = (
-    "version",
-    "source",
-    "source_sha256",
-    "family",
-    "recipe",
-    "rounding",
-    "rounding_methods",
-    "input_scale",
-    "text_encoder",
-    "calibration",
-)
+MADE_TEXTS = ("version", "source", "family", "recipe", "rounding", "input_scale", "text_encoder")
+UNKNOWN = "unknown"
 MAX_TEXT = 300
 HALVED = (nvfp4.NAME, convrot_w4a4.NAME, w4a8_int8.NAME)
 """Formats that hold two weights in a byte."""
@@ -57,7 +47,9 @@ def describe_file(source: Source) -> dict[str, Any]:
         "family_title": family.title,
         "layers": _layers(source, family.prefix),
         "made": _made(source.metadata),
-        "license": next((_text(source.metadata[key]) for key in LICENSE_KEYS if source.metadata.get(key)), None),
+        "license": next(
+            (one_line(source.metadata[key], MAX_TEXT) for key in LICENSE_KEYS if source.metadata.get(key)), None
+        ),
         "loading": CHECKPOINT if _all_in_one(source, family.prefix) else DIFFUSION_MODEL,
     }
 
@@ -89,19 +81,31 @@ def _made(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         found = json.loads(metadata.get(PROVENANCE_KEY, ""))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
-        return None
-    made = {key: found.get(key) for key in MADE_KEYS}
+    return describe_making(found) if isinstance(found, dict) else None
+
+
+def describe_making(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What nvfp4-studio wrote into a header, as far as it is what it would write; anybody can change a header."""
     pins = found.get("recipe_content")
     layers = pins.get("layers") if isinstance(pins, dict) else None
-    return {**made, "pinned_layers": len(layers) if isinstance(layers, dict) else 0}
+    return {
+        **{key: _said(found.get(key)) for key in MADE_TEXTS},
+        "calibration": _said(found["calibration"]) if found.get("calibration") else None,
+        "source_sha256": _table(found.get("source_sha256"), str) or None,
+        "rounding_methods": _table(found.get("rounding_methods"), int),
+        "pinned_layers": len(layers) if isinstance(layers, dict) else 0,
+    }
+
+
+def _said(value: object) -> str:
+    return one_line(value, MAX_TEXT) if isinstance(value, str) and value else UNKNOWN
+
+
+def _table(value: object, kind: type) -> dict[str, Any]:
+    """Entries of this kind, by name; what the header holds else is left out."""
+    return {name: one for name, one in value.items() if type(one) is kind} if isinstance(value, dict) else {}
 
 
 def _all_in_one(source: Source, prefix: str) -> bool:
     parts = {component(name, prefix) for name in source.tensors}
     return "text_encoder" in parts or any(name.startswith(("first_stage_model.", "vae.")) for name in source.tensors)
-
-
-def _text(value: str) -> str:
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in value).split())
-    return plain[:MAX_TEXT]

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...calibration.page import Section, counted, markdown
-from ..benching.page import QUALITY, TABLE, quality_rows, speed_rows
+from ..benching.page import QUALITY, TABLE, escaped, quality_rows, speed_rows
+from ..markup import code, prose
 
 UNKNOWN = "unknown"
 
@@ -17,7 +18,7 @@ def card_page(card: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
     sections = [
         Section("The file", head=("", ""), rows=tuple(_file(card))),
         Section("Use", tuple(_use(card))),
-        Section("Limits", tuple(card["limits"])),
+        Section("Limits", tuple(map(prose, card["limits"]))),
         Section("How it was made", head=("", ""), rows=tuple(_made(card))),
         _layers(card),
         _weights(card),
@@ -26,7 +27,7 @@ def card_page(card: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
         *_benchmark(card),
         _predicted(card),
     ]
-    body = markdown(card["file"]["name"], [section for section in sections if section.lines or section.rows])
+    body = markdown(prose(card["file"]["name"]), [section for section in sections if section.lines or section.rows])
     shown = "".join(f"\n![{name.rpartition('.')[0]}]({name})\n" for name in pictures)
     return (
         f"{_front_matter(card)}\n{body}{shown}\n"
@@ -37,7 +38,9 @@ def card_page(card: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
 def _front_matter(card: Mapping[str, Any]) -> str:
     license_ = card["license"]
     known = (
-        {"license": license_["spdx"]} if license_["spdx"] else {"license": "other", "license_name": license_["text"]}
+        {"license": license_["identifier"]}
+        if license_["identifier"]
+        else {"license": "other", "license_name": license_["text"]}
     )
     entries = {"license": UNKNOWN} if license_["text"] == UNKNOWN else known
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
@@ -52,19 +55,20 @@ def _file(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", f"{file['family_title']} (`{file['family']}`)"),
         ("size", f"{file['size']}" + (f", source {source['size']}" if source["size"] else "")),
         ("SHA-256", f"`{file['sha256']}`"),
-        ("source", f"`{source['name']}`" if source["name"] else UNKNOWN),
+        ("source", code(source["name"]) if source["name"] else UNKNOWN),
     ]
     rows += [
-        (f"SHA-256 of the source{checked}", f"`{digest}` {name}") for name, digest in (source["sha256"] or {}).items()
+        (f"SHA-256 of the source{checked}", f"{code(digest)} {prose(name)}")
+        for name, digest in (source["sha256"] or {}).items()
     ]
-    rows.append(("licence of the source", f"{card['license']['text']} ({card['license']['from']})"))
+    rows.append(("licence of the source", prose(f"{card['license']['text']} ({card['license']['from']})")))
     return rows
 
 
 def _use(card: Mapping[str, Any]) -> list[str]:
     loading = card["loading"]
     return [
-        f"Put `{card['file']['name']}` into `{loading['folder']}` of {loading['runs_in']} and choose it in the node "
+        f"Put {code(card['file']['name'])} into `{loading['folder']}` of {loading['runs_in']} and choose it in the node "
         f"*{loading['loader']}*. No custom node is needed.",
         loading["also"],
     ]
@@ -74,16 +78,18 @@ def _made(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     made = card["file"]["made"]
     if made is None:
         return [("how", "unknown: the file says nothing about it")]
-    methods = ", ".join(f"{name} in {count} layers" for name, count in (made["rounding_methods"] or {}).items())
+    methods = ", ".join(
+        f"{prose(name)} in {counted(count, 'layer')}" for name, count in made["rounding_methods"].items()
+    )
     return [
-        ("converter", f"nvfp4-studio {made['version']}"),
+        ("converter", f"nvfp4-studio {prose(made['version'])}"),
         (
             "recipe",
-            f"`{made['recipe']}`" + (f", {made['pinned_layers']} layers pinned" if made["pinned_layers"] else ""),
+            code(made["recipe"]) + (f", {made['pinned_layers']} layers pinned" if made["pinned_layers"] else ""),
         ),
-        ("rounding", f"`{made['rounding']}`" + (f": {methods}" if methods else "")),
-        ("input_scale", f"`{made['input_scale']}`" if made["calibration"] else "none: inputs are scaled dynamically"),
-        ("calibration", f"`{made['calibration']}`" if made["calibration"] else "none"),
+        ("rounding", code(made["rounding"]) + (f": {methods}" if methods else "")),
+        ("input_scale", code(made["input_scale"]) if made["calibration"] else "none: inputs are scaled dynamically"),
+        ("calibration", code(made["calibration"]) if made["calibration"] else "none"),
     ]
 
 
@@ -96,7 +102,7 @@ def _layers(card: Mapping[str, Any]) -> Section:
     rows = [
         (entry["format"], f"{entry['layers']}", f"{entry['percent_of_weights']:g} %") for entry in layers["formats"]
     ]
-    return Section("Layers", lines, ("format", "layers", "share of the weights"), tuple(rows))
+    return Section("Layers", lines, ("format", "layers", "share of the weights"), escaped(rows))
 
 
 def _weights(card: Mapping[str, Any]) -> Section:
@@ -121,7 +127,7 @@ def _weights(card: Mapping[str, Any]) -> Section:
         for group in found["groups"]
     ]
     head = ("kind", "format", "layers", "mean SQNR", "worst SQNR", "mean rel. RMSE")
-    return Section("Weight errors", tuple(lines), head, tuple(rows))
+    return Section("Weight errors", tuple(map(prose, lines)), head, escaped(rows))
 
 
 def _fidelity(card: Mapping[str, Any]) -> Section:
@@ -143,7 +149,8 @@ def _fidelity(card: Mapping[str, Any]) -> Section:
         )
         for group in found["groups"]
     ]
-    return Section(f"Fidelity of {found['of']}", lines, ("kind", "layers", "rel. RMSE", "cosine"), tuple(rows))
+    head = ("kind", "layers", "rel. RMSE", "cosine")
+    return Section(f"Fidelity of {prose(found['of'])}", tuple(map(prose, lines)), head, escaped(rows))
 
 
 def _calibration(card: Mapping[str, Any]) -> Section:
@@ -156,7 +163,7 @@ def _calibration(card: Mapping[str, Any]) -> Section:
         f"{found['layers_seen']} of {found['layers']} Linear layers seen; {found['schedule_seen_percent']:g} % of the noise "
         f"schedule{unseen}.",
     )
-    return Section("Calibration", lines)
+    return Section("Calibration", tuple(map(prose, lines)))
 
 
 def _benchmark(card: Mapping[str, Any]) -> list[Section]:
@@ -169,11 +176,11 @@ def _benchmark(card: Mapping[str, Any]) -> list[Section]:
         f"{server['hardware']['device']}. Time per image is the mean after warm-up, spread its standard deviation; "
         f"brackets: {found['confidence_percent']} % confidence intervals.",
     )
-    sections = [Section("Speed", lines, TABLE, tuple(speed_rows(found)))]
+    sections = [Section("Speed", tuple(map(prose, lines)), TABLE, escaped(speed_rows(found)))]
     compared = quality_rows(found)
     if compared:
-        against = (f"Against the pictures of {request['reference']} with the same prompts and seeds.",)
-        sections.append(Section("Pictures", against, QUALITY, tuple(compared)))
+        against = (f"Against the pictures of {prose(request['reference'])} with the same prompts and seeds.",)
+        sections.append(Section("Pictures", against, QUALITY, escaped(compared)))
     return sections
 
 
@@ -183,9 +190,9 @@ def _predicted(card: Mapping[str, Any]) -> Section:
         return Section("Predicted speed")
     rows = [
         (
-            f"{table['gpu']}, predicted",
+            f"{prose(table['gpu'])}, predicted",
             f"{table['times']:.2f} x",
-            f"`{table['table']}` ({'measured kernels' if table['measured'] else 'specification'}, {table['date']})",
+            f"{code(table['table'])} ({'measured kernels' if table['measured'] else 'specification'}, {prose(table['date'])})",
         )
         for table in found["tables"]
     ]

@@ -1,16 +1,15 @@
-"""Reading what others wrote: JSON files within bounds, checksums with progress."""
+"""Reading what others wrote: JSON objects, checksums with progress."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..bounded import read_json
 from .errors import CardError
 
-MAX_BYTES = 1 << 30
 CHUNK = 1 << 24
 Progress = Callable[[int, int, str], None]
 
@@ -18,12 +17,10 @@ Progress = Callable[[int, int, str], None]
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file. Raises CardError."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        found = json.loads(raw) if len(raw) <= MAX_BYTES else None
+        found = read_json(path)
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CardError(f"{path} is no JSON: give {what}.") from error
     if not isinstance(found, dict):
         raise CardError(f"{path} is no JSON object: give {what}.")

@@ -10,6 +10,7 @@ from typing import Any
 from ...converters import Verification
 from ...converters.groups import error_groups
 from ...converters.measure import LayerError
+from ..text import one_line
 from .errors import CardError
 from .fidelity import describe_fidelity
 from .reading import read_object
@@ -23,7 +24,8 @@ def from_report(path: Path, name: str, size: int) -> dict[str, Any]:
         raise CardError(f"{path} is no report of a conversion: move it away, or convert again.")
     if found.get("output") != name or summary.get("output_bytes") != size:
         raise CardError(
-            f"{path} is the report of {str(found.get('output'))[:100]} with {summary.get('output_bytes')} bytes, and not of "
+            f"{path} is the report of {one_line(str(found.get('output')), 100)} with "
+            f"{one_line(str(summary.get('output_bytes')), 20)} bytes, and not of "
             f"this file with {size}: move it away, or convert again."
         )
     errors = [
@@ -32,7 +34,11 @@ def from_report(path: Path, name: str, size: int) -> dict[str, Any]:
         if isinstance(layer, dict) and isinstance(layer.get("error"), dict)
     ]
     measured = _summary(errors, found.get("verified_tensors"), found.get("problems"), "the conversion's report")
-    return {**measured, "warnings": [str(text)[:400] for text in plan.get("warnings", ())][:20]}
+    warnings = plan.get("warnings")
+    return {
+        **measured,
+        "warnings": [one_line(str(text)) for text in warnings][:20] if isinstance(warnings, list) else [],
+    }
 
 
 def from_verification(path: Path) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def _summary(errors: Sequence[LayerError], tensors: object, problems: object, so
     return {
         "from": source,
         "verified_tensors": tensors if isinstance(tensors, int) else None,
-        "problems": [str(text)[:400] for text in problems] if isinstance(problems, list) else [],
+        "problems": [one_line(str(text)) for text in problems] if isinstance(problems, list) else [],
         "changed_layers": sum(layer.sqnr_db is not None for layer in errors),
         "unchanged_layers": sum(layer.sqnr_db is None for layer in errors),
         "main_format": verification.main_format(),
@@ -84,7 +90,7 @@ def _layer(found: object, path: Path) -> LayerError:
     numbers = [values.get("rel_rmse"), values.get("cosine"), 0.0 if sqnr is None else sqnr]
     if not all(isinstance(text, str) for text in texts) or not all(map(_is_number, numbers)):
         raise CardError(f"{path} has a layer without its error: make it again with this version of nvfp4-studio.")
-    name, source_format, stored = map(str, texts)
+    name, source_format, stored = (one_line(str(text)) for text in texts)
     rel_rmse, cosine = float(values["rel_rmse"]), float(values["cosine"])
     return LayerError(name, source_format, stored, bool(values.get("identical")), sqnr, rel_rmse, cosine)
 

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from ..text import one_line
 from .errors import RequestError, ServerError, Unreachable
 from .workflow import NodeInfo, Prompt
 
@@ -233,10 +234,3 @@ def _complaint(found: object) -> str:
             if isinstance(one, dict):
                 parts.append(f"node {node}: {one.get('message', '')}: {one.get('details', '')}")
     return one_line("; ".join(part for part in parts if part)) or "no reason given."
-
-
-def one_line(text: str, limit: int = 400) -> str:
-    """Text of a server made fit for a terminal: one line, printable, bounded."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    plain = " ".join(plain.split())
-    return plain if len(plain) <= limit else f"{plain[:limit]}…"

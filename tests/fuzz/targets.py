@@ -11,13 +11,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mutate import json_mutator, mutated_bytes
 
 from nvfp4_studio.calibration import StudioError, load, markdown
+from nvfp4_studio.cli.benching import page as bench
+from nvfp4_studio.cli.benching.output import plots_of, read_result
+from nvfp4_studio.cli.carding.benchmark import of_this_file
+from nvfp4_studio.cli.carding.card import make_card
+from nvfp4_studio.cli.carding.file import describe_file
+from nvfp4_studio.cli.carding.page import card_page
+from nvfp4_studio.cli.carding.weights import from_report, from_verification, layer_plot_rows
 from nvfp4_studio.converters import sensitivity
 from nvfp4_studio.converters.kernels import load_table
 from nvfp4_studio.converters.layers import recognise
+from nvfp4_studio.converters.plots import bar_chart
 from nvfp4_studio.converters.recipe import Blocks
 from nvfp4_studio.converters.recipe_file import load_recipe
 from nvfp4_studio.converters.sensitivity import load_probes
@@ -153,6 +162,43 @@ def _sensitivity(path: Path) -> None:
     sensitivity.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
 
 
+def _card(folder: Path, data: bytes) -> None:
+    """A comparison's result, a conversion's report or a verification, up to the page of a card and the plots."""
+    path = folder / "x.json"
+    path.write_bytes(data)
+    refused = []
+    for read in (_bench, lambda path: _page(from_report(path, "second.safetensors", 5), None), _verification):
+        try:
+            read(path)
+        except StudioError as error:
+            refused.append(error)
+    if len(refused) == 3:
+        raise refused[0]
+
+
+def _bench(path: Path) -> None:
+    result = read_result(path)
+    bench.page(result).encode()
+    plots_of(result, path.parent)
+    _page(None, of_this_file(result, "second.safetensors", None))
+
+
+def _verification(path: Path) -> None:
+    _page(from_verification(path), None)
+
+
+def _page(weights: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
+    with open_source(CORPUS / "tags" / "plain.safetensors") as source:
+        file = describe_file(source)
+    origin = {"name": None, "bytes": None, "size": None, "sha256": None, "checked": False}
+    card = make_card(file, "0" * 64, origin, weights, None, result, None, None)
+    json.dumps(card, allow_nan=False)
+    card_page(card).encode()
+    rows = layer_plot_rows(weights) if weights else []
+    if rows:
+        bar_chart("", rows, "dB")
+
+
 TARGETS = {
     "header": Target(safetensors, _header),
     "tags": Target(safetensors, _tags),
@@ -161,6 +207,7 @@ TARGETS = {
     "recipe": Target(text, _recipe),
     "pickled": Target(mutated_bytes, _pickled),
     "measured": Target(text, _measured),
+    "card": Target(text, _card),
 }
 
 

@@ -115,6 +115,15 @@ def test_the_journal_goes_on_after_a_kill_in_the_middle_of_a_line(tmp_path: Path
     assert [json.loads(line) for line in path.read_bytes().splitlines()][-1] == entry(3)
 
 
+@pytest.mark.parametrize("left", [b"", b'{"for', b'{"format": "nvfp4-studio-bench-journal", "version": 1, "requ'])
+def test_a_journal_whose_first_line_was_cut_off_is_begun_anew(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / NAME).write_bytes(left)
+    with Journal(tmp_path, {"seed": 1}) as journal:
+        journal.record(entry(1))
+    with Journal(tmp_path, {"seed": 1}) as journal:
+        assert set(journal.done) == {(0, 1)}
+
+
 def test_the_journal_of_another_request_server_or_run_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with Journal(folder, {"seed": 1, "block": None}) as journal:
@@ -127,7 +136,7 @@ def test_the_journal_of_another_request_server_or_run_is_refused(tmp_path: Path)
         journal.begin({"comfyui": "0.34"})
 
 
-@pytest.mark.parametrize("content", [b"x\n", b"[]\n", b'{"format": "other"}\n', b"\xff\n"])
+@pytest.mark.parametrize("content", [b"x\n", b"[]\n", b'{"format": "other"}\n', b"\xff\n", b"my notes"])
 def test_a_file_that_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> None:
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(RequestError, match="is no journal of this version"):

@@ -6,11 +6,14 @@ import hashlib
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])")
@@ -113,10 +116,99 @@ def test_the_licence_of_the_sources_header_is_taken_and_words_are_no_identifier(
     run("convert", licensed, target)
     run("card", target, "--out", tmp_path / "header")
     card, page = card_of(tmp_path / "header")
-    assert card["license"] == {"text": "MIT", "spdx": "mit", "from": "the source's header"} and 'license: "mit"' in page
+    assert (
+        card["license"] == {"text": "MIT", "identifier": "mit", "from": "the source's header"}
+        and 'license: "mit"' in page
+    )
+    words = ("--license", "FLUX-1-dev-Non-Commercial-License")
+    run("card", target, "--out", tmp_path / "words", *words)
+    _, page = card_of(tmp_path / "words")
+    assert 'license: "other"\nlicense_name: "FLUX-1-dev-Non-Commercial-License"' in page, "no hub knows that identifier"
     run("card", target, "--out", tmp_path / "words", "--license", 'FLUX.1 [dev] "Non-Commercial"')
     _, page = card_of(tmp_path / "words")
     assert 'license: "other"\nlicense_name: "FLUX.1 [dev] \\"Non-Commercial\\""' in page
+
+
+EVIL = "x`<img src=//a.example/t.png>![p](//a.example) | y\n\n# Safe to use & <script>"
+
+
+def changed_header(path: Path, target: Path, **metadata: str) -> Path:
+    with safe_open(path, "pt") as file:
+        kept = file.metadata()
+    save_file(load_file(path), target, {**kept, **metadata})
+    return target
+
+
+def test_what_others_wrote_stays_text_on_the_page(
+    run: Any, converted: Path, comparison: Callable[..., Any], tmp_path: Path
+) -> None:
+    report = converted.with_name("converted.report.json")
+    found = json.loads(report.read_text("utf-8"))
+    found["plan"]["layers"][0]["name"], found["plan"]["warnings"] = EVIL, [EVIL]
+    report.unlink()
+    made = {
+        "version": EVIL,
+        "source": EVIL,
+        "recipe": EVIL,
+        "source_sha256": {EVIL: EVIL},
+        "rounding_methods": {EVIL: 1},
+    }
+    target = changed_header(converted, tmp_path / "evil.safetensors", nvfp4_studio=json.dumps(made), license=EVIL)
+    found["output"], found["summary"]["output_bytes"] = target.name, target.stat().st_size
+    target.with_name("evil.report.json").write_text(json.dumps(found), "utf-8")
+    bench = comparison("model.safetensors", "evil.safetensors")
+    bench.result["notes"].append(EVIL.replace("\n", " "))
+    bench.result["models"][0]["name"] = bench.result["request"]["reference"] = EVIL.replace("\n", " ")
+    bench.result["orders"] = []
+    (bench.folder / "bench.json").write_text(json.dumps(bench.result), "utf-8")
+    assert run("card", target, "--bench", bench.folder / "bench.json", "--out", tmp_path / "card").err.count(
+        "Safe to use"
+    )
+    card, page = card_of(tmp_path / "card")
+    body = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", page.partition("\n---\n")[2].replace("\\`", ""))
+    assert page.count("a.example") > 10 and "# Safe" in body
+    assert not re.search(r"(?<!\\)[<\[]", re.sub(r"!\[[\w-]+\]\([\w.-]+\)", "", body)), "a tag or a link"
+    assert not re.search(r"^# Safe|(?<!\\)&", body, re.MULTILINE)
+    widths = [
+        len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()})
+        for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    ]
+    assert len(widths) > 5 and set(widths) == {1}, "every row has the cells of its table"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"source": 7, "source_sha256": [1], "rounding_methods": [2], "recipe": None, "calibration": {"a": 1}},
+        {"source_sha256": {"a": 1, "b": None}, "rounding_methods": {"gptq": "12"}, "recipe_content": {"layers": 3}},
+    ],
+)
+def test_a_header_that_was_changed_is_told_as_far_as_it_can_be(
+    run: Any, converted: Path, checkpoint: Path, tmp_path: Path, made: dict[str, Any]
+) -> None:
+    target = changed_header(converted, tmp_path / "changed.safetensors", nvfp4_studio=json.dumps(made))
+    result = run("card", target, "--source", checkpoint)
+    card, _ = card_of(tmp_path / "changed.card")
+    assert result.status == 0 and card["file"]["made"]["recipe"] == "unknown"
+    assert card["file"]["made"]["source_sha256"] is None and card["file"]["made"]["rounding_methods"] == {}
+
+
+def test_a_card_needs_nothing_that_asks_servers() -> None:
+    code = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "import nvfp4_studio.cli.card, nvfp4_studio.cli.benching.output, nvfp4_studio.cli.carding.benchmark\n"
+        "import nvfp4_studio.cli.carding.card, nvfp4_studio.cli.carding.page"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pictures_of_somebody_else_are_kept(run: Any, converted: Path, comparison: Callable[..., Any]) -> None:
+    bench = comparison("model.safetensors", "converted.safetensors", "third.safetensors")
+    before = (bench.folder / "psnr.png").read_bytes()
+    result = run("card", converted, "--bench", bench.folder / "bench.json", "--out", bench.folder)
+    assert result.status == 1 and "contact-sheet.png was not written by nvfp4-studio card" in result.err
+    assert (bench.folder / "psnr.png").read_bytes() == before
 
 
 def test_errors_come_from_a_verification_or_are_measured(
