@@ -121,6 +121,8 @@ async function path(page) {
   await examine(page, "plan");
   await shot(page, "3-plan");
   await pin(page);
+  // Whatever is brought into view, the tab's own frame stays where it is.
+  seen.notes.inPlace = await page.evaluate(() => document.querySelector(".nvfp4-footer").getBoundingClientRect().bottom === window.innerHeight);
   await studio(page).getByText("Release 1 pinned layer").waitFor();
   await page.waitForFunction((before) => document.querySelector(".nvfp4-legend").textContent !== before, seen.notes.total);
   seen.notes.pinned = await studio(page).locator(".nvfp4-legend").textContent();
@@ -135,7 +137,7 @@ async function path(page) {
   await shot(page, "4-convert");
   await result(page, request.output).click();
   await studio(page).getByText("Verified:", { exact: false }).waitFor();
-  seen.notes.worst = await studio(page).locator(".nvfp4-layer").count();
+  seen.notes.worst = await studio(page).locator(".nvfp4-layer:visible").count();
   await studio(page).locator('img[src*="result_plot"]').first().waitFor();
   await examine(page, "result");
   await shot(page, "5-result");
@@ -155,6 +157,10 @@ async function pin(page) {
   await page.keyboard.press("Enter");
   const format = studio(page).getByLabel("Format of joint_blocks.1.x_block.mlp.fc1", { exact: true });
   await format.selectOption("keep");
+  const map = studio(page).locator(".nvfp4-map").first();
+  await map.focus();
+  for (const key of ["ArrowRight", "ArrowDown", "Enter"]) await page.keyboard.press(key);
+  seen.notes.revealed = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
 }
 
 /** Open the context menu of the first node with the mouse. */

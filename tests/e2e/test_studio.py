@@ -116,6 +116,10 @@ def test_a_layer_pinned_by_hand_changes_the_totals_and_the_file(path: dict[str, 
     assert status == 200 and pinned["action"] == "copy" and other["format"] == "nvfp4"
 
 
+def test_the_block_map_leads_to_a_layer_of_the_table_by_keyboard(path: dict[str, Any]) -> None:
+    assert path["notes"]["revealed"].startswith("Format of joint_blocks.0.") and path["notes"]["inPlace"]
+
+
 def test_the_converted_file_is_put_into_the_loader_and_sampled(path: dict[str, Any], server: Any) -> None:
     name = f"small-{path['renderer']}.safetensors"
     assert path["notes"]["loader"] == path["notes"]["sampled"] == name

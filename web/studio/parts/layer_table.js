@@ -83,12 +83,13 @@ export function layerTable({ t, pin }) {
     return {
       element: body,
       update({ layers, open, by, pins }) {
-        modules = layers.map((layer) => layer.module);
+        const free = layers.filter(({ allowed }) => allowed?.length > 1);
+        modules = free.map((layer) => layer.module);
         setAttribute(toggle, "aria-expanded", String(open));
         setText(name, key);
         setText(count, t("table.layers", { count: layers.length }));
-        const policies = commonPolicies(layers);
-        const pinned = [...new Set(layers.map((layer) => (layer.pinned ? pins[layer.module] : AUTO)))];
+        const policies = commonPolicies(free);
+        const pinned = [...new Set(modules.map((module) => pins[module] ?? AUTO))];
         choice.update(policies, pinned.length === 1 ? pinned[0] : AUTO, key, summaryOf(layers));
         choice.control.disabled = policies.length < 2;
         const errors = layers.map((layer) => layer.predicted?.sqnr_db).filter(Number.isFinite);
