@@ -11,7 +11,8 @@ RECIPE = {
     "block_names": [LAYERS],
     "rules": [{"policy": "nvfp4", "match": [""]}],
 }
-DEFAULT = "default (four-over-six)"
+DEFAULT = "default (block-search)"
+"""What `auto` comes to without a calibration."""
 
 
 def _with(rounding: str) -> Command:
@@ -27,6 +28,6 @@ PEER = Peer(
     name="nvfp4-studio",
     repository="",
     commit="",
-    variants={DEFAULT: _with("four-over-six"), "nearest": _with("nearest")},
+    variants={DEFAULT: _with("auto"), "four-over-six": _with("four-over-six"), "nearest": _with("nearest")},
     note="its time includes hashing the source, verifying the written file and the report with plots",
 )
