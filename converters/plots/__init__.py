@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .calibration import calibration_plot
     from .canvas import Picture, stacked
     from .comparison import comparison_plot
-    from .histograms import histogram_plot
+    from .histograms import histogram_plot, layer_histogram
 
 __all__ = [
     "MAX_ROWS",
@@ -22,6 +22,7 @@ __all__ = [
     "calibration_plot",
     "comparison_plot",
     "histogram_plot",
+    "layer_histogram",
     "paired_bars",
     "stacked",
 ]
@@ -34,6 +35,6 @@ exports(
         "calibration": ("calibration_plot",),
         "canvas": ("Picture", "stacked"),
         "comparison": ("comparison_plot",),
-        "histograms": ("histogram_plot",),
+        "histograms": ("histogram_plot", "layer_histogram"),
     },
 )

@@ -98,6 +98,14 @@ def layer_histograms(calibration: Calibration, report: CalibrationReport) -> Pic
     return stacked([image, *rows], 0)
 
 
+def layer_histogram(calibration: Calibration, report: CalibrationReport, name: str) -> Picture | None:
+    """The panel of one layer, None when it has no histogram of elements (imported, or never seen)."""
+    layer = next((layer for layer in report.layers if layer.name == name), None)
+    if layer is None or not int(calibration.layers[name].element_magnitude.sum()):
+        return None
+    return _panel(calibration, layer)
+
+
 def _chosen(report: CalibrationReport) -> list[LayerReport]:
     by_name = {layer.name: layer for layer in report.layers}
     largest = [by_name[kind.largest_in] for kind in sorted(report.kinds, key=lambda kind: -kind.largest)]

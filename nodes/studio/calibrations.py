@@ -9,13 +9,13 @@ from typing import Any
 
 from ... import __version__
 from ...calibration import DETAILS, Calibration, calibration_report, load, merge_files, save
-from ...converters.plots import calibration_plot
+from ...converters.plots import calibration_plot, layer_histogram
 from ...converters.sensitivity import beside
 from .. import host
 from ..guard import Refused
 from ..library import CALIBRATIONS
 from .cache import FileCache
-from .fields import name_in, names_in
+from .fields import name_in, names_in, optional_name
 from .told import by_id
 
 MAX_MERGED = 64
@@ -77,10 +77,16 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plot(query: Mapping[str, Any]) -> bytes:
-    """``?name=``: the report's page of plots as PNG."""
-    name = name_in(query, "name")
+    """``?name=``: the report's page of plots as PNG; with ``&layer=`` one layer's histogram, scales and clip points."""
+    name, layer = name_in(query, "name"), optional_name(query, "layer")
     calibration = opened(name)
-    return png(calibration_plot(calibration, calibration_report(calibration, name)))
+    report = calibration_report(calibration, name)
+    if layer is None:
+        return png(calibration_plot(calibration, report))
+    picture = layer_histogram(calibration, report, layer)
+    if picture is None:
+        raise Refused(404, f"The calibration {name!r} has no histogram of a layer {layer[:200]!r}.")
+    return png(picture)
 
 
 def merged(body: Mapping[str, Any]) -> dict[str, Any]:

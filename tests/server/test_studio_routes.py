@@ -113,6 +113,9 @@ def test_a_calibration_is_described_and_drawn(server: Any) -> None:
     assert found["missing"] == "" and found["convergence"]["advice"]
     status, kind, data = picture(server, "calibration_plot?name=seen")
     assert (status, kind, data[:8]) == (200, "image/png", b"\x89PNG\r\n\x1a\n")
+    layer = picture(server, "calibration_plot?name=seen&layer=double_blocks.0.img_attn.qkv")
+    assert layer[:2] == (200, "image/png") and layer[2] != data
+    assert server.request("/nvfp4_studio/calibration_plot?name=seen&layer=absent")[0] == 404
 
 
 def test_calibrations_are_merged_into_a_new_file_and_deleted(server: Any) -> None:
