@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,10 +64,12 @@ class Pictures:
     def slider(self, names: tuple[str, str], cls: type[io.ComfyNode]) -> dict[str, Any]:
         """Names of the saved pairs, as ComfyUI's /view takes them."""
         chosen = spread(len(self.scores), SLIDES, self.summary.worst)
+        # ComfyUI counts anew after a restart: a page that is still open would take its old picture for the new one.
+        run = secrets.token_hex(4)
         saved = [
             ui.ImageSaveHelper.save_images(
                 batch[chosen].float() / 255,
-                filename_prefix=f"nvfp4_compare_{letter}",
+                filename_prefix=f"nvfp4_compare_{letter}_{run}",
                 folder_type=io.FolderType.temp,
                 cls=cls,
                 compress_level=1,

@@ -64,12 +64,13 @@ async function visit(page, renderer) {
 
   await slider.focus();
   result.keys = {};
-  for (const key of ["ArrowRight", "Shift+ArrowLeft", "End", "Home", "PageDown"]) {
+  for (const key of ["ArrowRight", "Shift+ArrowLeft", "ArrowUp", "Control+ArrowLeft", "End", "Home", "PageDown"]) {
     await page.keyboard.press(key);
     result.keys[key] = await seen();
   }
   await page.getByRole("button", { name: "Next picture" }).click();
   result.turned = await seen();
+  result.heard = await page.locator(".nvfp4-compare").getByRole("status").innerText();
   result.saved = await page.evaluate((id) => window.app.rootGraph.serialize().nodes.find((node) => node.id === id).widgets_values, NODE);
   return result;
 }

@@ -39,10 +39,11 @@ def test_the_divider_follows_the_mouse_while_it_is_held_and_the_node_stays(seen:
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_keys_move_the_divider_and_turn_the_picture(seen: dict[str, Any], renderer: str) -> None:
     start, keys = seen[renderer]["dragged"]["place"], seen[renderer]["keys"]
-    places = [keys[key]["place"] for key in ("ArrowRight", "Shift+ArrowLeft", "End", "Home")]
-    assert places == [start + 2, start - 8, 100, 0]
+    pressed = ("ArrowRight", "Shift+ArrowLeft", "ArrowUp", "Control+ArrowLeft", "End", "Home")
+    assert [keys[key]["place"] for key in pressed] == [start + 2, start - 8, start - 6, start - 6, 100, 0]
     assert keys["PageDown"]["files"] != keys["Home"]["files"]
     assert seen[renderer]["turned"]["files"] == keys["Home"]["files"], "the button turns to the first of two again"
+    assert seen[renderer]["heard"].startswith("1: "), "the caption is a status, which screen readers tell"
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -123,6 +124,9 @@ def test_its_pictures_are_those_of_ksampler_to_the_last_bit(
     for side, expected in zip(("first", "second"), plain, strict=True):
         assert torch.equal(pictures(digits, slider[side]), expected["pictures"])
     assert torch.equal(pictures(digits, compared["31"]["images"]), plain[1]["pictures"])
+    assert all(
+        re.fullmatch(r"nvfp4_compare_a_[0-9a-f]{8}_\d+_\.png", saved["filename"]) for saved in slider["first"]
+    ), "names of an earlier start of the server would show its pictures in a page that is still open"
     assert slider["names"] == list(NAMES) and [entry["number"] for entry in slider["pictures"]] == [1, 2, 3]
 
 

@@ -10,13 +10,21 @@ export function placeAt(clientX, box) {
   return box.width > 0 ? within(((clientX - box.left) / box.width) * 100, 0, 100) : 50;
 }
 
-/** The state {place, pair} after a key, of `pairs` pairs; null when the key means nothing here. */
-export function afterKey({ place, pair }, { key, shiftKey }, pairs) {
+/** The pair `by` further than `pair`, of `pairs`; after the last comes the first. */
+export const turned = (pair, by, pairs) => (pair + by + pairs) % pairs;
+
+/**
+ * The state {place, pair} after a key, of `pairs` pairs; null when the key means nothing here. With Ctrl, Alt or the
+ * system's key it is the browser's or ComfyUI's.
+ */
+export function afterKey({ place, pair }, { key, shiftKey, ctrlKey, altKey, metaKey }, pairs) {
+  if (ctrlKey || altKey || metaKey) return null;
   const step = shiftKey ? LARGE_STEP : STEP;
-  const places = { ArrowLeft: place - step, ArrowRight: place + step, Home: 0, End: 100 };
+  const [less, more] = [place - step, place + step];
+  const places = { ArrowLeft: less, ArrowDown: less, ArrowRight: more, ArrowUp: more, Home: 0, End: 100 };
   const turns = { PageUp: -1, PageDown: 1 };
   if (key in places) return { place: within(places[key], 0, 100), pair };
-  if (key in turns) return { place, pair: (pair + turns[key] + pairs) % pairs };
+  if (key in turns) return { place, pair: turned(pair, turns[key], pairs) };
   return null;
 }
 

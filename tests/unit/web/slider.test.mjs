@@ -24,6 +24,20 @@ test("arrows move it, Home and End go to the ends, pages turn round", () => {
   assert.equal(afterKey(state, key("Delete"), 3), null);
 });
 
+test("up and down move it too, as on every slider", () => {
+  const state = { place: 50, pair: 1 };
+  assert.deepEqual(afterKey(state, key("ArrowUp"), 3), { place: 52, pair: 1 });
+  assert.deepEqual(afterKey(state, key("ArrowDown", true), 3), { place: 40, pair: 1 });
+});
+
+test("shortcuts of the browser and of ComfyUI are left alone", () => {
+  for (const held of ["ctrlKey", "altKey", "metaKey"]) {
+    for (const name of ["ArrowLeft", "Home", "PageDown"]) {
+      assert.equal(afterKey({ place: 50, pair: 0 }, { ...key(name), [held]: true }, 3), null);
+    }
+  }
+});
+
 test("names of files are escaped in the path", () => {
   const path = viewPath({ filename: "a&b=c #1.png", subfolder: "x/y", type: "temp" });
   const query = new URLSearchParams(path.split("?")[1]);
