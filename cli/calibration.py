@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--markdown", metavar="MD", help="write the report as a page of Markdown")
         action.add_argument("--plot", metavar="PNG", help="draw the report as one tall picture")
 
-    merge = add("merge", "add calibrations of one model together; the order does not matter", _merge)
+    merge = add(
+        "merge",
+        "add calibrations of one model together, and the influence beside them; the order does not matter",
+        _merge,
+    )
     merge.add_argument("files", metavar="FILE", nargs="+", help="calibrations of the same model")
     merge.add_argument("--out", metavar="DST", required=True, help="the file to write")
 
@@ -135,8 +139,16 @@ def _named(path: str | None, suffix: str) -> Path | None:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from ..calibration import merge_files
+    from ..converters.sensitivity import beside, influence_summary, keep_beside, merged_influence
 
-    return _write(merge_files(arguments.files), arguments)
+    target = Path(arguments.out)
+    total, probes = merge_files(arguments.files), merged_influence(map(Path, arguments.files))
+    _free(str(beside(target)), arguments.overwrite)
+    status = _write(total, arguments)
+    keep_beside(probes, target)
+    if probes:
+        print(f"Wrote {beside(target)}: {influence_summary(probes)}")
+    return status
 
 
 def _import(arguments: argparse.Namespace) -> int:

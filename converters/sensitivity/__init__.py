@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from .choices import choices_of
     from .document import from_json, load, save
     from .identity import source_fingerprint
-    from .influence import Prober, Probes, beside, load_influence, load_probes, save_influence
+    from .influence import (
+        Prober,
+        Probes,
+        added_probes,
+        beside,
+        influence_summary,
+        keep_beside,
+        load_influence,
+        load_probes,
+        merged_influence,
+        save_influence,
+    )
     from .measuring import measure_and_save, measure_sensitivity
     from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
     from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
@@ -24,16 +35,20 @@ __all__ = [
     "Outcome",
     "Prober",
     "Probes",
-    "beside",
     "Sensitivity",
+    "added_probes",
+    "beside",
     "choices_of",
     "decibels",
     "from_json",
+    "influence_summary",
+    "keep_beside",
     "load",
     "load_influence",
     "load_probes",
     "measure_and_save",
     "measure_sensitivity",
+    "merged_influence",
     "save",
     "save_influence",
     "source_fingerprint",
@@ -45,7 +60,18 @@ exports(
         "choices": ("choices_of",),
         "document": ("from_json", "load", "save"),
         "identity": ("source_fingerprint",),
-        "influence": ("Prober", "Probes", "beside", "load_influence", "load_probes", "save_influence"),
+        "influence": (
+            "Prober",
+            "Probes",
+            "added_probes",
+            "beside",
+            "influence_summary",
+            "keep_beside",
+            "load_influence",
+            "load_probes",
+            "merged_influence",
+            "save_influence",
+        ),
         "measuring": ("measure_and_save", "measure_sensitivity"),
         "values": ("Choice", "KEEP", "LayerSensitivity", "Outcome", "Sensitivity", "decibels"),
         "weighting": ("DEFAULT_WEIGHTING", "WEIGHTINGS"),

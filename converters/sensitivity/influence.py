@@ -13,11 +13,10 @@ the model alone, neither on formats nor on rounding, and a few points of the sch
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -26,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...calibration.exact import GRID
 from ...calibration.files import write_atomically
 from ..errors import SensitivityError
 from .document import MAX_LAYERS, Reader
@@ -33,6 +33,9 @@ from .values import LayerSensitivity
 
 FORMAT, VERSION = "nvfp4-studio-influence", 1
 MAX_BYTES = 1 << 24
+STEPS_OF_ONE = round(1 / GRID)
+MAX_INFLUENCE = 1 << 40
+"""Above it a disturbance is not answered but blown up, and the probe says nothing."""
 STRENGTH = 0.05
 """Relative size of the noise: as small as NVFP4's own error, so that the network answers as it will, and far above
 the rounding of bfloat16 (0.002)."""
@@ -40,16 +43,35 @@ the rounding of bfloat16 (0.002)."""
 
 @dataclass(frozen=True)
 class Probes:
-    """What is known of one layer: the mean of so many probes."""
+    """What is known of one layer: the sum of its probes in steps of 2**-40, and their number, which is at least one.
 
-    influence: float
+    Each probe is rounded once, to the grid on which calibrations keep their sums (``calibration.exact``). Sums of
+    integers are the same in any order, so merged files do not depend on how the probes were split.
+    """
+
+    total: int
     count: int
+
+    @classmethod
+    def of(cls, influence: float, count: int = 1) -> Probes:
+        """So many probes with this mean."""
+        return cls(round(influence * count * STEPS_OF_ONE), count)
+
+    @property
+    def influence(self) -> float:
+        """The mean."""
+        return self.total / (self.count * STEPS_OF_ONE)
+
+    def merged(self, other: Probes) -> Probes:
+        """Both together."""
+        return Probes(self.total + other.total, self.count + other.count)
 
 
 class Prober:
     """Accumulates probes of any number of layers and evaluations.
 
     ``layers``: modules whose output is one tensor, by name. ``known``: what earlier probes found, which is added to.
+    ``order``, 32 bits: where in the turn to begin; runs that know nothing of each other then probe different layers.
     """
 
     def __init__(
@@ -58,10 +80,12 @@ class Prober:
         known: Mapping[str, Probes] | None = None,
         strength: float = STRENGTH,
         seed: int = 0,
+        order: int = 0,
     ):
         self._layers = layers
         self._strength = strength
         self._seed = seed
+        self._order = order
         self.probes: dict[str, Probes] = dict(known or {})
         self._in_vain: Counter[str] = Counter()
 
@@ -74,7 +98,7 @@ class Prober:
 
         def turn(name: str) -> tuple[int, int]:
             count = self._in_vain[name] + (self.probes[name].count if name in self.probes else 0)
-            return count, zlib.crc32(f"{name} {count}".encode())
+            return count, zlib.crc32(f"{name} {count}".encode(), self._order)
 
         return min(self._layers, key=turn, default=None)
 
@@ -93,10 +117,8 @@ class Prober:
             self._in_vain[name] += 1
         else:
             share = float((found.double() - wanted).square().sum()) / power / self._strength**2
-            before = self.probes.get(name, Probes(0.0, 0))
-            count = before.count + 1
-            if math.isfinite(share):
-                self.probes[name] = Probes(before.influence + (share - before.influence) / count, count)
+            if share <= MAX_INFLUENCE:
+                self.probes = added_probes((self.probes, {name: Probes.of(share)}))
             else:
                 self._in_vain[name] += 1
 
@@ -150,9 +172,49 @@ def beside(calibration: Path) -> Path:
     return calibration.with_name(f"{calibration.stem}.influence.json")
 
 
+def merged_influence(calibrations: Iterable[Path]) -> dict[str, Probes]:
+    """The probes kept beside any of these calibrations, added up; raises as ``load_probes`` does.
+
+    Exact, associative and commutative. A calibration without influence adds none.
+    """
+    return added_probes(load_probes(path) for path in map(beside, calibrations) if path.is_file())
+
+
+def added_probes(several: Iterable[Mapping[str, Probes]]) -> dict[str, Probes]:
+    """The probes of several runs, by module."""
+    found: dict[str, Probes] = {}
+    for probes in several:
+        for name, own in probes.items():
+            found[name] = found[name].merged(own) if name in found else own
+    return found
+
+
+def keep_beside(probes: Mapping[str, Probes], calibration: Path) -> None:
+    """Make these the influence of a calibration: its older one goes, also where nothing was probed.
+
+    Raises SensitivityError.
+    """
+    path = beside(calibration)
+    if probes:
+        save_influence(probes, path)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SensitivityError(f"{path} cannot be deleted: {error.strerror or error}.") from error
+
+
+def influence_summary(probes: Mapping[str, Probes]) -> str:
+    """ "influence of 34 layers, 2 to 3 probes each"."""
+    counts = [found.count for found in probes.values()]
+    fewest, most = min(counts, default=0), max(counts, default=0)
+    each = f"{fewest} to {most} probes" if fewest < most else f"{most} probe{'s' * (most != 1)}"
+    return f"influence of {len(counts)} layer{'s' * (len(counts) != 1)}, {each} each"
+
+
 def save_influence(probes: Mapping[str, Probes], path: str | PathLike[str]) -> None:
     """Write a JSON file, replacing an older one only when it is complete. Raises SensitivityError."""
-    layers = {name: [found.influence, found.count] for name, found in sorted(probes.items())}
+    layers = {name: [found.total, found.count] for name, found in sorted(probes.items())}
     content = {"format": FORMAT, "version": VERSION, "layers": layers}
     try:
         write_atomically(Path(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
@@ -189,5 +251,8 @@ def load_probes(path: str | PathLike[str]) -> dict[str, Probes]:
 
 
 def _probes(reader: Reader, name: str, entry: object) -> Probes:
-    mean, count = pair if len(pair := reader.of(entry, list, name, 2)) == 2 else (None, None)
-    return Probes(reader.number(mean, f"influence of {name}"), reader.count(count, f"probes of {name}"))
+    total, count = pair if len(pair := reader.of(entry, list, name, 2)) == 2 else (None, None)
+    found = reader.count(count, f"probes of {name}")
+    if found == 0 or type(total) is not int or not 0 <= total <= found * MAX_INFLUENCE * STEPS_OF_ONE:
+        raise reader.wrong(f"sum and number of the probes of {name}", str(entry)[:60])
+    return Probes(total, found)

@@ -9,6 +9,7 @@ import pytest
 
 from nvfp4_studio.calibration import FORMS, load, save
 from nvfp4_studio.cli import calibration as calibration_verb
+from nvfp4_studio.converters.sensitivity import Probes, keep_beside, load_influence
 
 Run = Callable[..., Any]
 
@@ -73,6 +74,26 @@ def test_merge_adds_up_in_any_order(run: Run, calibration: Path, tmp_path: Path)
     assert run("calibration", "merge", second, calibration, "--out", tmp_path / "ba.safetensors").status == 0
     assert load(tmp_path / "ab.safetensors").samplings == 3
     assert load(tmp_path / "ab.safetensors").same_as(load(tmp_path / "ba.safetensors"))
+
+
+def test_merge_adds_up_the_influence_beside_calibrations(run: Run, calibration: Path, tmp_path: Path) -> None:
+    second, third = tmp_path / "second.safetensors", tmp_path / "third.safetensors"
+    for path in (second, third):
+        save(load(calibration), path)
+    keep_beside({"blocks.0.attn.qkv": Probes.of(0.1)}, calibration)
+    keep_beside({"blocks.0.attn.qkv": Probes.of(0.3), "blocks.1.mlp.0": Probes.of(0.5, 2)}, second)
+    for name, files in {"ab": (calibration, second, third), "ba": (third, second, calibration)}.items():
+        result = run("calibration", "merge", *files, "--out", tmp_path / f"{name}.safetensors")
+        assert result.status == 0
+        assert f"{name}.influence.json: influence of 2 layers, 2 probes each" in result.out
+    assert (tmp_path / "ab.influence.json").read_bytes() == (tmp_path / "ba.influence.json").read_bytes()
+    found = load_influence(tmp_path / "ab.influence.json")
+    assert found == pytest.approx({"blocks.0.attn.qkv": 0.2, "blocks.1.mlp.0": 0.5})
+    (tmp_path / "ab.safetensors").unlink()
+    refused = run("calibration", "merge", third, third, "--out", tmp_path / "ab.safetensors")
+    assert refused.status == 1 and "ab.influence.json exists already" in refused.err
+    assert run("calibration", "merge", third, third, "--out", tmp_path / "ab.safetensors", "--overwrite").status == 0
+    assert not (tmp_path / "ab.influence.json").exists(), "the influence of an older file is none of this one"
 
 
 def test_merge_may_write_over_one_of_its_sources_when_asked(run: Run, calibration: Path) -> None:

@@ -58,7 +58,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 def test_it_writes_json_markdown_and_a_picture(run: Run, files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     source, calibration, _ = files
     influence = tmp_path / "influence.json"
-    save_influence({"blocks.0.attn.proj": Probes(0.5, 1), "blocks.1.mlp.0": Probes(0.01, 3)}, influence)
+    save_influence({"blocks.0.attn.proj": Probes.of(0.5), "blocks.1.mlp.0": Probes.of(0.01, 3)}, influence)
     stem = tmp_path / "found"
     result = run(
         "sensitivity", source, "--calibration", calibration, "--out", stem, "--roundings", "nearest,four-over-six",

@@ -23,13 +23,17 @@ from nvfp4_studio.converters.sensitivity import (
     Prober,
     Probes,
     Sensitivity,
+    beside,
     choices_of,
     from_json,
+    influence_summary,
+    keep_beside,
     load,
     load_influence,
     load_probes,
     measure_and_save,
     measure_sensitivity,
+    merged_influence,
     save,
     save_influence,
 )
@@ -357,12 +361,52 @@ def test_probes_are_spread_and_add_up_over_files(tmp_path: Path) -> None:
         stuck.probe(name, evaluate(), lambda: torch.zeros(3, 4))
         tried.append(name)
     assert stuck.probes == load_probes(path) and len(set(tried)) >= 5
-    again = Prober(layers, {"a": Probes(3.0, 1)})
+    again = Prober(layers, {"a": Probes.of(3.0)})
     again.probe("a", evaluate(), lambda: 2 * evaluate())
-    assert again.probes["a"] == Probes(pytest.approx((3.0 + 1 / 0.05**2) / 2, rel=0.2), 2)
+    assert again.probes["a"].count == 2
+    assert again.probes["a"].influence == pytest.approx((3.0 + 1 / 0.05**2) / 2, rel=0.2)
 
 
-@pytest.mark.parametrize("entry", [1.0, [1.0], [1.0, 2, 3], [-1.0, 2], [1.0, -2], [1.0, 0.5], ["1", 1], [None, 1]])
+def test_runs_that_know_nothing_of_each_other_probe_different_layers() -> None:
+    layers = {f"blocks.{number}.proj": torch.nn.Linear(1, 1) for number in range(40)}
+    begun = {order: Prober(layers, order=order).least_probed() for order in range(0, 1 << 32, 1 << 28)}
+    assert len(set(begun.values())) > 8
+    assert begun == {order: Prober(layers, order=order).least_probed() for order in begun}
+
+
+def test_probes_add_up_to_the_same_file_in_any_order_and_split(tmp_path: Path) -> None:
+    """In floats (0.1 + 0.2) + 0.3 is not 0.1 + (0.2 + 0.3)."""
+    runs = [{"a": Probes.of(0.1), "b": Probes.of(7.0, 3)}, {"a": Probes.of(0.2)}, {"a": Probes.of(0.3)}, {}]
+    runs += [{"a": Probes.of(1e-7 * number), "c": Probes.of(1e5 / (number + 1))} for number in range(5)]
+    paths = [tmp_path / f"{number}.safetensors" for number in range(len(runs))]
+    for path, probes in zip(paths, runs, strict=True):
+        keep_beside(probes, path)
+
+    def merged(parts: list[Path], into: str) -> Path:
+        keep_beside(merged_influence(parts), target := tmp_path / f"{into}.safetensors")
+        return target
+
+    expected = beside(merged(paths, "all")).read_bytes()
+    assert beside(merged(paths[::-1], "reversed")).read_bytes() == expected
+    for cut in range(1, len(paths)):
+        halves = [merged(paths[cut:], "right"), merged(paths[:cut], "left")]
+        assert beside(merged(halves, "both")).read_bytes() == expected
+    found = load_probes(beside(tmp_path / "all.safetensors"))
+    assert found["a"].count == 8 and found["a"].influence == pytest.approx((0.6 + 1e-6) / 8, abs=2**-40)
+    assert found["b"] == runs[0]["b"] and found["c"].influence == pytest.approx(
+        1e5 * (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5
+    )
+    keep_beside({}, tmp_path / "all.safetensors")
+    assert not beside(tmp_path / "all.safetensors").exists()
+    assert (
+        influence_summary({"a": Probes.of(1.0), "b": Probes.of(1.0, 3)}) == "influence of 2 layers, 1 to 3 probes each"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [1, [1], [1, 2, 3], [-1, 2], [1, -2], [1, 0.5], ["1", 1], [None, 1], [0.5, 1], [True, 1], [1, 0], [1 << 81, 1]],
+)
 def test_hostile_probes_are_refused(entry: object, tmp_path: Path) -> None:
     path = tmp_path / "influence.json"
     path.write_text(json.dumps({"format": "nvfp4-studio-influence", "version": 1, "layers": {"a": entry}}))
@@ -374,7 +418,7 @@ def test_influence_multiplies_shares_and_unprobed_layers_get_their_kinds_median(
     source: Path, calibration: Calibration, tmp_path: Path
 ) -> None:
     path = tmp_path / "influence.json"
-    save_influence({PROJ: Probes(0.25, 2), "img_in": Probes(4.0, 1)}, path)
+    save_influence({PROJ: Probes.of(0.25, 2), "img_in": Probes.of(4.0)}, path)
     found = measured(source, calibration, Choice("nvfp4", "nearest"), influence=load_influence(path))
     layer = found.layer(PROJ)
     assert layer is not None
