@@ -1,7 +1,7 @@
 // A slider between two pictures on a node, drawn the same way on the canvas and in Nodes 2.0.
 
 import { h } from "../studio/dom.js";
-import { afterKey, caption, placeAt, turned, viewPath } from "./slider.js";
+import { afterKey, caption, pairAfter, placeAt, viewPath } from "./slider.js";
 
 const NAME = "nvfp4_slider";
 const HEIGHT = 280;
@@ -44,7 +44,7 @@ function buildSlider(addressOf, t) {
   );
   // A status, so that turning to another picture is heard.
   const words = h("span", { role: "status", style: "flex:1;overflow:hidden;text-overflow:ellipsis;white-space:nowrap" });
-  const turn = (by) => () => move({ place: state.place, pair: turned(state.pair, by, data.first.length) });
+  const turn = (by) => () => move({ place: state.place, pair: pairAfter(state.pair, by, data.first.length) });
   const buttons = [
     h("button", { type: "button", "aria-label": t("slider.previous"), style: BUTTON, onclick: turn(-1) }, "‹"),
     h("button", { type: "button", "aria-label": t("slider.next"), style: BUTTON, onclick: turn(1) }, "›"),

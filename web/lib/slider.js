@@ -11,7 +11,7 @@ export function placeAt(clientX, box) {
 }
 
 /** The pair `by` further than `pair`, of `pairs`; after the last comes the first. */
-export const turned = (pair, by, pairs) => (pair + by + pairs) % pairs;
+export const pairAfter = (pair, by, pairs) => (pair + by + pairs) % pairs;
 
 /**
  * The state {place, pair} after a key, of `pairs` pairs; null when the key means nothing here. With Ctrl, Alt or the
@@ -24,7 +24,7 @@ export function afterKey({ place, pair }, { key, shiftKey, ctrlKey, altKey, meta
   const places = { ArrowLeft: less, ArrowDown: less, ArrowRight: more, ArrowUp: more, Home: 0, End: 100 };
   const turns = { PageUp: -1, PageDown: 1 };
   if (key in places) return { place: within(places[key], 0, 100), pair };
-  if (key in turns) return { place, pair: turned(pair, turns[key], pairs) };
+  if (key in turns) return { place, pair: pairAfter(pair, turns[key], pairs) };
   return null;
 }
 
