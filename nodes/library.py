@@ -57,7 +57,7 @@ class Library:
     def exchangeable(self, name: str) -> Path:
         """The path of an existing file that a route may read or delete: no link out of the folders."""
         path = self.existing(name)
-        if not self._inside(path):
+        if not self.inside(path):
             raise HostError(f"The {self.what} {name!r} is a link out of its folder: put the file itself there.")
         return path
 
@@ -74,13 +74,13 @@ class Library:
         for name in self.names():
             try:
                 path = self.path(name)
-                if self._inside(path):
+                if self.inside(path):
                     found.append((name, path.stat()))
             except (StudioError, OSError):
                 continue
         return found
 
-    def _inside(self, path: Path) -> bool:
+    def inside(self, path: Path) -> bool:
         """Whether the file, with all links followed, lies in one of the folders."""
         target = path.resolve()
         folders = folder_paths.get_folder_paths(self.key)

@@ -28,6 +28,7 @@ from ..calibration import (
     save,
 )
 from ..calibration.errors import StudioError
+from ..converters.sensitivity import keep_beside
 from . import host
 from .probing import Probing, kept
 from .texts import after_sampling, during_sampling
@@ -78,7 +79,7 @@ class CalibrationPatch:
         samples = self._samples(guider.model_patcher)
         if before is not None:
             check_same_model(before, guider.model_patcher.model.diffusion_model, self._path, samples)
-        probing = Probing(self._path, anew=before is None) if self._influence else None
+        probing = Probing(self._path, noise, anew=before is None) if self._influence else None
         session = Session(self._shown_while(before), self._detail, samples, adaptation(guider.model_patcher), probing)
         completed = False
         try:
@@ -123,6 +124,8 @@ class CalibrationPatch:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             save(total, self._path)
             probed = session.probing.finish() if session.probing is not None else None
+            if anew and not probed:
+                keep_beside({}, self._path)  # what lies there is that of the calibration before
             hindered = session.probing is not None and session.probing.hindered
         except (StudioError, OSError) as error:
             if completed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..calibration import linear_layers
-from ..converters.sensitivity import Prober, beside, load_probes, save_influence
+from ..converters.sensitivity import Prober, keep_beside, merged_influence
 
 
 class Probing:
@@ -20,11 +21,16 @@ class Probing:
     ``calibration`` is the file beside which the result is kept, ``anew`` forgets what is there. ComfyUI's own copies
     of a model on other GPUs are not probed, and nothing is while another node wraps the network: what it remembers of
     a call, as a cache does, would be that of the disturbed one. ``hindered`` then is True.
+
+    ``noise`` is that of the sampling. Which of the layers that were probed least comes first depends on it: samplings
+    of different seeds cover different layers, also those that each begin a file of their own to be merged later, and
+    one sampling repeated anywhere probes the same ones.
     """
 
-    def __init__(self, calibration: Path, *, anew: bool) -> None:
-        self._path = beside(calibration)
-        self._known = {} if anew or not self._path.is_file() else load_probes(self._path)
+    def __init__(self, calibration: Path, noise: torch.Tensor, *, anew: bool) -> None:
+        self._calibration = calibration
+        self._order = zlib.crc32(noise.detach().float().cpu().numpy().tobytes())
+        self._known = {} if anew else merged_influence([calibration])
         self._prober: Prober | None = None
         self._root: torch.nn.Module | None = None
         self.hindered = False
@@ -40,7 +46,7 @@ class Probing:
             return
         with self._lock:
             if self._prober is None:
-                self._root, self._prober = root, Prober(linear_layers(root)[0], self._known)
+                self._root, self._prober = root, Prober(linear_layers(root)[0], self._known, order=self._order)
             prober = self._prober
         layer = prober.least_probed() if root is self._root else None
         if layer is not None:
@@ -56,7 +62,7 @@ class Probing:
         """Keep what was found and tell how many layers have been probed."""
         if self._prober is None:
             return 0
-        save_influence(self._prober.probes, self._path)
+        keep_beside(self._prober.probes, self._calibration)
         return len(self._prober.probes)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -65,6 +66,7 @@ def register() -> None:
         return
     server.routes.post(PREFIX + "conversion_token")(guarded(conversion_token))
     server.routes.get(PREFIX + "calibrations/file")(guarded(calibration_file))
+    server.routes.get(PREFIX + "calibrations/influence")(guarded(calibration_influence))
     for path, answer in READ.items():
         server.routes.get(PREFIX + path)(guarded(reading(answer)))
     for path, (answer, limit) in ASKED.items():
@@ -82,7 +84,22 @@ async def conversion_token(request: web.Request) -> web.Response:
 async def calibration_file(request: web.Request) -> web.StreamResponse:
     """``?name=my-model``: the file, streamed."""
     path = await asyncio.to_thread(CALIBRATIONS.exchangeable, name_in(request.query, "name"))
-    return web.FileResponse(path, headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
+    return _streamed(path)
+
+
+async def calibration_influence(request: web.Request) -> web.StreamResponse:
+    """``?name=my-model``: the influence measured beside this calibration; 404 where none was."""
+    name = name_in(request.query, "name")
+
+    def found() -> Path:
+        from .studio.calibrations import influence_of  # by the first request: most starts of ComfyUI have none
+
+        path = influence_of(CALIBRATIONS.exchangeable(name))
+        if path is None:
+            raise Refused(404, f"No influence was measured with the calibration {name!r}.")
+        return path
+
+    return _streamed(await asyncio.to_thread(found))
 
 
 def reading(answer: str) -> Handler:
@@ -102,6 +119,10 @@ def asking(answer: str, limit: int) -> Handler:
         return _response(await asyncio.to_thread(_answered, answer, body))
 
     return handler
+
+
+def _streamed(path: Path) -> web.FileResponse:
+    return web.FileResponse(path, headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
 
 
 def _answered(answer: str, asked: Mapping[str, Any]) -> Any:

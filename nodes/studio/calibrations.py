@@ -10,7 +10,7 @@ from typing import Any
 from ... import __version__
 from ...calibration import DETAILS, Calibration, calibration_report, load, merge_files, save
 from ...converters.plots import calibration_plot, layer_histogram
-from ...converters.sensitivity import beside
+from ...converters.sensitivity import beside, keep_beside, merged_influence
 from .. import host
 from ..guard import Refused
 from ..library import CALIBRATIONS
@@ -25,11 +25,26 @@ _loaded: FileCache[Calibration] = FileCache(4)
 
 
 def listed(_: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"version": the pack's, "calibrations": [{"name", "bytes", "modified_ns"}]}``."""
+    """``{"version": the pack's, "calibrations": [{"name", "bytes", "modified_ns", "influence"}]}``.
+
+    ``influence`` says whether it was measured how much of each layer's error reaches the output.
+    """
     entries = [
-        {"name": name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns} for name, stat in CALIBRATIONS.stored()
+        {
+            "name": name,
+            "bytes": stat.st_size,
+            "modified_ns": stat.st_mtime_ns,
+            "influence": influence_of(CALIBRATIONS.path(name)) is not None,
+        }
+        for name, stat in CALIBRATIONS.stored()
     ]
     return {"version": __version__, "calibrations": entries}
+
+
+def influence_of(calibration: Path) -> Path | None:
+    """The influence measured with a calibration; None where there is none, or a link out of the folders."""
+    path = beside(calibration)
+    return path if path.is_file() and CALIBRATIONS.inside(path) else None
 
 
 def opened(name: str) -> Calibration:
@@ -90,7 +105,10 @@ def plot(query: Mapping[str, Any]) -> bytes:
 
 
 def merged(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"names", "into"}`` -> ``{"name"}``: one file of several, in a new file or in one of the several."""
+    """``{"names", "into"}`` -> ``{"name"}``: one file of several, in a new file or in one of the several.
+
+    The influence that lies beside them is added up too.
+    """
     sources, into = names_in(body, "names", MAX_MERGED), name_in(body, "into")
     if len(set(sources)) != len(sources) or len(sources) < 2:
         raise Refused(400, "Choose two or more different calibrations to merge.")
@@ -101,7 +119,9 @@ def merged(body: Mapping[str, Any]) -> dict[str, Any]:
             400, f"There is a calibration {into!r} already: choose another name, or merge into one of the chosen."
         )
     with by_id({**{path: name for name, path in paths.items()}, target: into}):
-        save(merge_files(paths.values()), target)
+        total, probes = merge_files(paths.values()), merged_influence(paths.values())
+        save(total, target)
+        keep_beside(probes, target)
     host.refresh_lists()
     return {"name": into}
 
@@ -110,8 +130,8 @@ def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
     """``{"name": "my-model"}`` -> ``{"deleted": "my-model"}``."""
     name = name_in(body, "name")
     path = CALIBRATIONS.exchangeable(name)
-    path.unlink(missing_ok=True)
     beside(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     host.refresh_lists()
     return {"deleted": name}
 

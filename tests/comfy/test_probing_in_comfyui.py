@@ -21,6 +21,7 @@ def test_images_do_not_change_and_nothing_stays(found: dict[str, Any]) -> None:
 
 def test_nothing_is_repeated_behind_a_cache(found: dict[str, Any]) -> None:
     assert found["wrapped"] and "wraps the model" in found["hindered"]
+    assert not found["left"], "the influence of the calibration before is none of the new one"
 
 
 def test_each_step_is_computed_twice_and_counted_once(found: dict[str, Any]) -> None:
@@ -32,6 +33,11 @@ def test_layers_take_turns_over_samplings(found: dict[str, Any]) -> None:
     assert len(found["counts"]) == LAYERS and set(found["counts"].values()) == {2, 3}
     assert found["after_restart"] == [1] * 10
     assert "Influence measured of 10 of 34 layers." in found["text"]
+
+
+def test_what_a_new_file_begins_with_follows_from_the_noise(found: dict[str, Any]) -> None:
+    """Servers that begin a file for each generation cover all layers together, and a repetition gives the same one."""
+    assert found["repeated"] and found["together"] > 12
 
 
 def test_the_last_layers_error_arrives_whole_and_the_text_streams_hardly(found: dict[str, Any]) -> None:

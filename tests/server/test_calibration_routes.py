@@ -14,6 +14,7 @@ import pytest
 
 LIST = "/nvfp4_studio/calibrations"
 FILE = "/nvfp4_studio/calibrations/file"
+INFLUENCE = "/nvfp4_studio/calibrations/influence"
 DELETE = "/nvfp4_studio/calibrations/delete"
 HOSTILE = [
     "..",
@@ -52,10 +53,13 @@ def files(classic_server: Any) -> Iterator[dict[str, Path]]:
         "sub/two": folder / "sub" / "two.safetensors",
         "outside": outside / "far.safetensors",
         "secret": folder.parent / "secret.safetensors",
+        "influence": folder / "kept.influence.json",
+        "far influence": outside / "far.influence.json",
     }
     for path in made.values():
         path.write_bytes(b"statistics " * 100_000)
     links = {folder / "file-link.safetensors": made["outside"], folder / "folder-link": outside}
+    links[folder / "sub" / "two.influence.json"] = made["far influence"]
     for link, target in links.items():
         link.symlink_to(target)
     yield made
@@ -75,8 +79,8 @@ def ask(server: Any, path: str, body: object = None, headers: dict[str, str] | N
         return error.code, error.read()
 
 
-def query(name: str) -> str:
-    return f"{FILE}?{urllib.parse.urlencode({'name': name})}"
+def query(name: str, route: str = FILE) -> str:
+    return f"{route}?{urllib.parse.urlencode({'name': name})}"
 
 
 @pytest.mark.parametrize("prefix", ["", "/api"])
@@ -94,11 +98,28 @@ def test_list_download_delete(classic_server: Any, files: dict[str, Path], prefi
     assert ask(classic_server, prefix + DELETE, {"name": "sub/two"})[0] == 404
 
 
+def test_influence_goes_with_its_calibration(classic_server: Any, files: dict[str, Path]) -> None:
+    _, answer = classic_server.request(LIST)
+    assert {entry["name"]: entry["influence"] for entry in answer["calibrations"]} == {"kept": True, "sub/two": False}
+    assert ask(classic_server, query("kept", INFLUENCE)) == (200, files["influence"].read_bytes())
+    status, data = ask(classic_server, query("sub/two", INFLUENCE))
+    assert status == 404 and b"No influence was measured" in data, "a link to the outside is not followed"
+    assert ask(classic_server, DELETE, {"name": "kept"})[0] == 200
+    assert not files["influence"].exists() and not files["kept"].exists()
+    assert ask(classic_server, query("kept", INFLUENCE))[0] == 404
+    assert ask(classic_server, DELETE, {"name": "sub/two"})[0] == 200
+    assert files["far influence"].exists()
+    files["kept"].write_bytes(b"statistics")
+    _, answer = classic_server.request(LIST)
+    assert [entry["influence"] for entry in answer["calibrations"]] == [False]
+
+
 @pytest.mark.parametrize("name", [*HOSTILE, "file-link", "folder-link/far", "absent"])
 def test_nothing_outside_is_read_or_deleted(classic_server: Any, files: dict[str, Path], name: str) -> None:
-    status, data = ask(classic_server, query(name))
-    assert status in (400, 404) and set(json.loads(data)) == {"error"}
-    assert b"statistics" not in data
+    for route in (FILE, INFLUENCE):
+        status, data = ask(classic_server, query(name, route))
+        assert status in (400, 404) and set(json.loads(data)) == {"error"}
+        assert b"statistics" not in data
     assert ask(classic_server, DELETE, {"name": name})[0] in (400, 404, 413)
     assert all(path.is_file() for path in files.values())
     folder = classic_server.base / "models" / "nvfp4_calibration"
@@ -166,6 +187,7 @@ def open_server(start_server: Any) -> Iterator[Any]:
 def test_other_sites_are_refused_even_with_cors(open_server: Any, headers: dict[str, str]) -> None:
     assert ask(open_server, LIST, headers=headers)[0] == 403
     assert ask(open_server, query("kept"), headers=headers)[0] == 403
+    assert ask(open_server, query("kept", INFLUENCE), headers=headers)[0] == 403
     assert ask(open_server, DELETE, {"name": "kept"}, headers)[0] == 403
     assert ask(open_server, "/nvfp4_studio/conversion_token", {"node": "5"}, headers)[0] == 403
     assert (open_server.base / "models" / "nvfp4_calibration" / "kept.safetensors").is_file()

@@ -55,7 +55,10 @@ def main() -> None:
     found = load_probes(beside(path))
     steps, called = load(path).steps, calls
     sampled(probed(restart=True), 20)
-    text, after_restart = texts[-1], sorted(probes.count for probes in load_probes(beside(path)).values())
+    text, begun = texts[-1], [load_probes(beside(path))]
+    for seed in (21, 20):
+        sampled(probed(restart=True), seed)
+        begun.append(load_probes(beside(path)))
     cached = EasyCacheNode.execute(model.clone(), 0.2, 0.1, 0.9, False)[0]
     patch = patching.CalibrationPatch(path, restart=True, show=texts.append, influence=True)
     wrapped = torch.equal(sampled(cached, 30), sampled(patching.add_calibration(cached, patch), 30))
@@ -70,7 +73,10 @@ def main() -> None:
         influence={name: probes.influence for name, probes in found.items()},
         hooks=hooks_on(model.model.diffusion_model),
         text=text,
-        after_restart=after_restart,
+        after_restart=sorted(probes.count for probes in begun[0].values()),
+        repeated=begun[0] == begun[2],
+        together=len({*begun[0], *begun[1]}),
+        left=beside(path).exists(),
     )
 
 
