@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -57,10 +58,8 @@ def shortened(text: str, width: float, size: int = NORMAL) -> str:
     """The text, with its middle left out when it is wider: a layer's name is told by both ends."""
     if text_width(text, size) <= width:
         return text
-    kept = len(text) - 1
-    while kept > 2 and text_width(_halves(text, kept), size) > width:
-        kept -= 1
-    return _halves(text, kept)
+    too_many = bisect_right(range(len(text)), width, lo=3, key=lambda kept: text_width(_halves(text, kept), size))
+    return _halves(text, too_many - 1)
 
 
 def _halves(text: str, kept: int) -> str:

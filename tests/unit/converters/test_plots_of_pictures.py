@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from nvfp4_studio.converters.pictures import Scores, score
+from nvfp4_studio.converters.plots import canvas
+from nvfp4_studio.converters.plots.canvas import text_width
 from nvfp4_studio.converters.plots.curves import Curve, Height, curve_chart
 from nvfp4_studio.converters.plots.pairs import caption, picture_sheet, spread
 
@@ -40,6 +42,21 @@ def test_shown_pairs_are_spread_and_hold_the_worst() -> None:
     for worst in range(81):
         shown = spread(81, 6, worst)
         assert worst in shown and len(shown) == 6 and shown == sorted(shown)
+
+
+def test_long_texts_keep_both_ends_and_are_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(f"a cat on mat {number}," for number in range(200)) + " the end"
+    calls: list[str] = []
+
+    def measured(text: str, size: int = canvas.NORMAL) -> int:
+        calls.append(text)
+        return text_width(text, size)
+
+    monkeypatch.setattr(canvas, "text_width", measured)
+    short = canvas.shortened(text, 300)
+    assert short.startswith("a cat") and short.endswith("the end") and 280 < text_width(short) <= 300
+    assert len(calls) < 20, "a prompt may have thousands of characters"
+    assert canvas.shortened("abc", 300) == "abc" and canvas.shortened("abcdefgh", 1) == "a...h"
 
 
 def test_captions_name_the_scores() -> None:
