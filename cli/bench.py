@@ -142,7 +142,10 @@ def _told(found: Mapping[str, Any], result: Result) -> list[str]:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
     return number

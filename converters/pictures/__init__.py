@@ -6,9 +6,9 @@ out). Every metric gives one number for each of the B pairs.
 
 from __future__ import annotations
 
-from .difference import GAINS, absolute_difference, fitting_gain, signed_difference
+from .difference import absolute_difference, fitting_gain
 from .haarpsi import haarpsi
-from .intervals import Interval, mean_interval, paired_interval, student_t
+from .intervals import Interval, mean_interval, student_t
 from .pairs import as_saved, nonfinite
 from .scores import Scores, Summary, score, summarise
 from .signal import psnr
@@ -16,7 +16,6 @@ from .ssim import ssim
 from .trajectory import Kept, Trajectory, relative_rms
 
 __all__ = [
-    "GAINS",
     "Interval",
     "Kept",
     "Scores",
@@ -28,11 +27,9 @@ __all__ = [
     "haarpsi",
     "mean_interval",
     "nonfinite",
-    "paired_interval",
     "psnr",
     "relative_rms",
     "score",
-    "signed_difference",
     "ssim",
     "student_t",
     "summarise",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -15,13 +13,9 @@ SHOWN = 0.999
 
 def absolute_difference(first: Tensor, second: Tensor, gain: float) -> Tensor:
     """``gain * |b - a|`` cut to 0..1, float32 ``[B, H, W, C]``: black where nothing differs."""
-    return _mapped(first, second, lambda change: (gain * change).abs())
-
-
-def signed_difference(first: Tensor, second: Tensor, gain: float) -> Tensor:
-    """``1/2 + gain * (b - a) / 2`` cut to 0..1, float32 ``[B, H, W, C]``: grey where nothing differs, brighter where
-    the second picture is brighter."""
-    return _mapped(first, second, lambda change: 0.5 + gain * change / 2)
+    return torch.stack(
+        [(gain * (other - one)).abs().clamp(max=1.0).movedim(0, -1).float() for one, other in pairs(first, second)]
+    )
 
 
 def fitting_gain(first: Tensor, second: Tensor) -> int:
@@ -37,8 +31,3 @@ def fitting_gain(first: Tensor, second: Tensor) -> int:
 def _quantile(values: Tensor) -> Tensor:
     rank = max(1, min(values.numel(), round(SHOWN * values.numel())))
     return values.kthvalue(rank).values
-
-
-def _mapped(first: Tensor, second: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-    maps = [how(other - one).clamp(0.0, 1.0).movedim(0, -1).float() for one, other in pairs(first, second)]
-    return torch.stack(maps)

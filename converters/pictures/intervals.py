@@ -1,4 +1,4 @@
-"""How sure a mean is: confidence intervals by Student's t, also of pairs."""
+"""How sure a mean is: confidence intervals by Student's t."""
 
 from __future__ import annotations
 
@@ -45,15 +45,6 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     if count == 1:
         return Interval(mean, math.inf, 1)
     return Interval(mean, student_t(count - 1, confidence) * statistics.stdev(values) / math.sqrt(count), count)
-
-
-def paired_interval(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean of ``second - first`` over pairs, with its interval.
-
-    Of the same prompt and seed both models' values go up and down together; their difference varies far less, so this
-    tells apart what two separate intervals cannot. An interval without 0 inside is a difference beyond chance.
-    """
-    return mean_interval([other - one for one, other in zip(first, second, strict=True)], confidence)
 
 
 def student_t(freedom: int, confidence: float = CONFIDENCE) -> float:

@@ -254,3 +254,10 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_refused_at_once(run: Any, words: tuple[str, ...], said: str) -> None:
     result = run("bench", "--server", "http://127.0.0.1:9", "--workflow", "absent.json", *words)
     assert result.status == 1 and said in result.err and len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "many", "1.5"])
+def test_a_count_is_a_whole_number(run: Any, count: str) -> None:
+    words = ("--server", "http://127.0.0.1:9", "--workflow", "x.json", "--models", "a", "-n", count)
+    result = run("bench", *words)
+    assert result.status == 2 and f"{count} is no whole number from 1 on" in result.err
