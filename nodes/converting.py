@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from .studio.board import Conversion
 from .studio.conversions import board
 from .texts import idle_text
 
-STATUS_SECONDS = 0.3
 DEVICE_BYTES = 2 << 30
 """Room that a conversion asks ComfyUI for on the GPU: the largest tensor of today's models in float32, and
 the temporaries of its rounding."""
@@ -132,9 +129,8 @@ class _Progress:
     """Tells the node and the board; from the first call on the target is ours, and what was asked lies beside it."""
 
     def __init__(self, node_id: str, job: Job, entry: Conversion) -> None:
-        self._node_id, self._job, self._entry = node_id, job, entry
-        self._bar: Callable[[int, int], None] = host.progress_bar(node_id)
-        self._next_text = 0.0
+        self._job, self._entry = job, entry
+        self._told = host.progress_told(node_id)
         self._recorded = False
 
     def __call__(self, done: int, total: int, label: str) -> None:
@@ -144,12 +140,8 @@ class _Progress:
                 interrupted.record(self._job.target, self._job.inputs)
             except OSError as error:
                 host.log.warning("After a kill the studio will not know what was asked for: %s", error)
-        self._bar(done, total)
+        self._told(done, total, label)
         board.update(self._entry, done, total, label)
-        now = time.monotonic()
-        if now >= self._next_text:
-            self._next_text = now + STATUS_SECONDS
-            host.show_text(self._node_id, f"{done / max(total, 1):.0%} {label}")
 
     def close(self) -> None:
         if self._recorded:

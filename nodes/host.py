@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ REFRESH_EVENT = "nvfp4_studio.refresh"
 CONVERSION_EVENT = "nvfp4_studio.conversion"
 CALIBRATION_EVENT = "nvfp4_studio.calibration"
 NONE = "none"
+TEXT_SECONDS = 0.3
+"""Between two texts of a node's progress."""
 
 
 Interrupted = comfy.model_management.InterruptProcessingException
@@ -104,6 +107,22 @@ def progress_bar(node_id: str) -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         raise_if_cancelled()
         bar.update_absolute(done, max(total, 1))
+
+    return update
+
+
+def progress_told(node_id: str) -> Callable[[int, int, str], None]:
+    """The same with a label, which stands on the node with the percentage."""
+    bar = progress_bar(node_id)
+    next_text = 0.0
+
+    def update(done: int, total: int, label: str) -> None:
+        nonlocal next_text
+        bar(done, total)
+        now = time.monotonic()
+        if now >= next_text:
+            next_text = now + TEXT_SECONDS
+            show_text(node_id, f"{done / max(total, 1):.0%} {label}")
 
     return update
 

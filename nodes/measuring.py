@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +11,26 @@ import torch
 from ..calibration import load
 from ..converters import Cancelled, Options, open_source
 from ..converters.sensitivity import Sensitivity, beside, choices_of, load_influence, measure_and_save
+from ..converters.sensitivity.choices import ALL
 from . import checkpoints, host
 from .errors import HostError
 from .gate import gate, token_of
 from .library import CALIBRATIONS, SENSITIVITIES
-from .sensitivity import ALL, AUTO
 from .studio.speed import table_for
 from .texts import sensitivity_text
-
-STATUS_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The values of the node's widgets."""
+    """What the node's widgets say. ``everything``: every format and rounding; ``kernels`` None: this machine's GPU."""
 
     source: str
     calibration: str
     name: str
-    formats: str
+    everything: bool
     input_scale: str
     timesteps: str
-    kernels: str
+    kernels: str | None
     overwrite: bool
 
     @property
@@ -78,28 +74,13 @@ def _measured(node_id: str, source: Path, target: Path, asked: Asked) -> Sensiti
             opened,
             load(collected),
             target,
-            choices_of([ALL], [ALL]) if asked.formats == ALL else choices_of(),
+            choices_of([ALL], [ALL]) if asked.everything else choices_of(),
             options=Options(input_scale=asked.input_scale),
             calibration_name=asked.calibration,
             weighting=asked.timesteps,
             influence=load_influence(probes) if probes.is_file() else None,
-            kernels=table_for(None if asked.kernels == AUTO else asked.kernels, host.gpu_name()),
+            kernels=table_for(asked.kernels, host.gpu_name()),
             device=torch.device(host.device()),
-            progress=_progress(node_id),
+            progress=host.progress_told(node_id),
             cancelled=host.cancelled,
         )
-
-
-def _progress(node_id: str) -> Callable[[int, int, str], None]:
-    bar = host.progress_bar(node_id)
-    next_text = 0.0
-
-    def update(done: int, total: int, label: str) -> None:
-        nonlocal next_text
-        bar(done, total)
-        now = time.monotonic()
-        if now >= next_text:
-            next_text = now + STATUS_SECONDS
-            host.show_text(node_id, f"{done / max(total, 1):.0%} {label}")
-
-    return update

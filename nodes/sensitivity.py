@@ -93,8 +93,9 @@ class NVFP4Sensitivity(io.ComfyNode):
         return [host.fingerprint(SENSITIVITIES.path(name.strip() or calibration))]
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
+    def execute(cls, formats: str, kernels: str, **inputs: Any) -> io.NodeOutput:
         from . import measuring  # With all that a measurement needs: not before the first run.
 
-        text = measuring.executed(cls.hidden.unique_id, cls.hidden.prompt, measuring.Asked(**inputs))
+        asked = measuring.Asked(everything=formats == ALL, kernels=None if kernels == AUTO else kernels, **inputs)
+        text = measuring.executed(cls.hidden.unique_id, cls.hidden.prompt, asked)
         return io.NodeOutput(ui={host.STATUS_OUTPUT: [text]})
