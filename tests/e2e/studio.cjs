@@ -104,8 +104,10 @@ async function path(page) {
   await button(page, "Open an example workflow").click();
   await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Calibrate"));
   await makeSmall(page);
+  await studio(page).getByLabel("Measure influence").check();
   const first = await run(page);
   await studio(page).getByText("layers seen").waitFor({ timeout: 20000 });
+  await studio(page).locator(".nvfp4-badge", { hasText: "influence" }).waitFor({ timeout: 20000 });
   seen.notes.first = imagesOf(first).length;
   seen.notes.statistics = await studio(page).locator(".nvfp4-tile dd").allInnerTexts();
   seen.notes.bins = await studio(page).locator(".nvfp4-bin").count();
@@ -254,12 +256,36 @@ async function troubles(page) {
   seen.notes.deleted = !fs.existsSync(request.converted);
 }
 
-const SCENES = { path, menu, troubles };
+/** The plan of a model that was just calibrated, beside its workflow: the README's picture. */
+async function picture(page) {
+  await emptyCanvas(page);
+  await openTab(page);
+  await chooseByKeyboard(page, request.source);
+  await page.keyboard.press("Escape");
+  await step(page, "Calibrate").click();
+  await button(page, "Open an example workflow").click();
+  await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Calibrate"));
+  await makeSmall(page);
+  await run(page);
+  await step(page, "Plan").click();
+  await studio(page).locator(".nvfp4-group").first().waitFor();
+  await page.evaluate(() => {
+    const { canvas } = window.app;
+    const tab = document.querySelector(".nvfp4-studio").getBoundingClientRect();
+    canvas.ds.scale = 0.78;
+    canvas.ds.offset = [tab.right / canvas.ds.scale + 20, 130];
+    canvas.deselectAll();
+    canvas.setDirty(true, true);
+  });
+  await shot(page, "studio");
+}
+
+const SCENES = { path, menu, troubles, picture };
 
 (async () => {
   const browser = await chromium.launch({ executablePath: request.chromium, args: ["--no-sandbox"] });
   try {
-    const page = await browser.newPage({ viewport: { width: request.width ?? 1500, height: 950 }, deviceScaleFactor: request.scale ?? 1 });
+    const page = await browser.newPage({ viewport: { width: request.width ?? 1500, height: request.height ?? 950 }, deviceScaleFactor: request.scale ?? 1 });
     page.setDefaultTimeout(20000);
     page.on("pageerror", (error) => seen.errors.push(String(error)));
     page.on("response", (answer) => {

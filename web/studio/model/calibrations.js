@@ -38,7 +38,8 @@ export function createCalibrations({ store, client, textOf, select, arrived }) {
   /** An event of the server, after each step of a sampling. */
   function live(detail) {
     store.set((state) => ({ live: { ...state.live, [detail.name]: { ...detail, seen: Date.now() } } }));
-    if (!isThere(detail.name)) refreshSoon();
+    // When a sampling has ended the file is larger, and influence may be there for the first time.
+    if (!detail.running || !isThere(detail.name)) refreshSoon();
     if (store.state.choices.calibration === detail.name) openSoon(detail.name);
   }
 

@@ -5,7 +5,7 @@ import { calibrationName } from "../model/calibrations.js";
 import { calibrationDetails } from "../parts/calibration_details.js";
 import { mergePanel } from "../parts/merge.js";
 import { cardList } from "../parts/cards.js";
-import { button, notice, section, selectField } from "../parts/controls.js";
+import { button, checkField, notice, section, selectField } from "../parts/controls.js";
 import { templateOf } from "../template.js";
 
 const NONE = "";
@@ -47,7 +47,7 @@ export function calibrationStep(session) {
       key: entry.name,
       title: entry.name,
       detail: [t.size(entry.bytes), live && t("calibration.samplings", { count: live.samplings })].filter(Boolean).join(" · "),
-      badges: collecting ? [t("calibration.collecting")] : [],
+      badges: [collecting && t("calibration.collecting"), entry.influence && t("calibration.hasInfluence")].filter(Boolean),
     };
   }
 
@@ -72,6 +72,8 @@ export function calibrationStep(session) {
 /** Where the workflow stands: no loader, a loader, collecting, paused; and the one thing to do next. */
 function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, attempt, store }) {
   const detail = selectField(t("calibration.detail"), (value) => current().forEach(({ node }) => graph.setWidget(node, "detail", value)));
+  const probe = (checked) => current().forEach(({ node }) => graph.setWidget(node, "influence", checked));
+  const influence = checkField(t("calibration.influence"), probe, t("calibration.influenceHelp"));
   const sentence = h("p", { role: "status" });
   const counts = h("p", { class: "nvfp4-live" });
   const start = button(t("calibration.start"), insert, { kind: "primary", symbol: "play" });
@@ -85,6 +87,7 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     sentence,
     counts,
     detail.element,
+    influence.element,
     h("div", { class: "nvfp4-row" }, start, resume, pause, show, template, loader),
   );
 
@@ -120,6 +123,7 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
   function update(state) {
     const there = graph.loadersOf(state.source).length > 0;
     const found = current();
+    const widgetOf = (name) => found[0]?.node.widgets.find((candidate) => candidate.name === name);
     const active = found.some((entry) => entry.active);
     const stage = !there ? "noLoader" : found.length === 0 ? "notStarted" : active ? "active" : "paused";
     setText(sentence, t(`calibration.${stage}`, { name: found[0]?.name ?? "" }));
@@ -128,9 +132,11 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     setText(counts, live && active ? seen : "");
     counts.hidden = !counts.textContent;
     element.dataset.stage = stage;
-    const widget = found[0]?.node.widgets.find((candidate) => candidate.name === "detail");
+    const widget = widgetOf("detail");
     detail.element.hidden = !widget;
     if (widget) detail.update(widget.options.values.map((value) => [value, value]), widget.value, t("calibration.detailHelp"));
+    influence.element.hidden = !widgetOf("influence");
+    influence.update(widgetOf("influence")?.value === true);
     start.hidden = stage !== "notStarted";
     pause.hidden = stage !== "active";
     resume.hidden = stage !== "paused";
