@@ -143,7 +143,7 @@ def _weights(
     from .carding.weights import from_measuring, from_report, from_verification
 
     if arguments.verify:
-        return from_verification(Path(arguments.verify))
+        return from_verification(Path(arguments.verify), path.name, file["bytes"])
     stem = report_stem(path)
     report = stem.with_name(f"{stem.name}.json")
     if report.is_file():

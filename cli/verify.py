@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .interrupt import Interrupt, Interrupted
 from .options import read_calibration
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         _write(arguments, fidelity)
     if arguments.json:
-        print(json.dumps({**found.to_json(), "fidelity": fidelity.to_json()}, indent=1))
+        print(json.dumps({**_target(arguments), **found.to_json(), "fidelity": fidelity.to_json()}, indent=1))
     else:
         _tell(found, fidelity)
     for problem in found.problems:
@@ -67,6 +67,12 @@ def _measured(arguments: argparse.Namespace, interrupt: Interrupt, bar: Bar) -> 
         if calibration is None or found.problems:
             return found, weight_fidelity(source, converted, found.layers)
         return found, output_fidelity(source, converted, calibration, device=device, progress=bar, cancelled=interrupt)
+
+
+def _target(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was verified, so that nobody takes it for another file's verification."""
+    path = Path(arguments.target)
+    return {"target": path.name, "target_bytes": path.stat().st_size if path.is_file() else None}
 
 
 def _tell(found: Verification, fidelity: Fidelity) -> None:

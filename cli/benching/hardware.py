@@ -34,7 +34,9 @@ def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None)
     if first is not None:
         nvfp4, fp8 = bool(first.get("nvfp4")), bool(first.get("fp8"))
         capability = _capability(first.get("capability"))
-        name = name if kind == "cpu" else one_line(str(first.get("name", name)), 120)
+        name = (
+            one_line(str(first.get("name", name)), 120) if kind == "cuda" else name
+        )  # of others it tells the type alone
     else:
         nvfp4, fp8, capability = _by_name(kind, name), None, None
     return {

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def describe_calibration(calibration: Calibration, name: str, made: dict[str, Any] | None) -> dict[str, Any]:
-    """Coverage of layers and noise schedule. Raises CardError when the file was made with another one.
+    """Coverage of layers and noise schedule. Raises CardError when the file was made with one of another name.
 
-    made: what the converted file says of itself, None where it says nothing.
+    made: what the converted file says of itself, None where it says nothing. A header holds no more than the name.
     """
     used = made.get("calibration") if made else None
     if made is not None and used != name:

@@ -22,12 +22,7 @@ def from_report(path: Path, name: str, size: int) -> dict[str, Any]:
     summary, plan = found.get("summary"), found.get("plan")
     if not isinstance(summary, dict) or not isinstance(plan, dict) or not isinstance(plan.get("layers"), list):
         raise CardError(f"{path} is no report of a conversion: move it away, or convert again.")
-    if found.get("output") != name or summary.get("output_bytes") != size:
-        raise CardError(
-            f"{path} is the report of {one_line(str(found.get('output')), 100)} with "
-            f"{one_line(str(summary.get('output_bytes')), 20)} bytes, and not of "
-            f"this file with {size}: move it away, or convert again."
-        )
+    _require_this_file(f"{path} is the report", found.get("output"), summary.get("output_bytes"), name, size)
     errors = [
         _layer({**layer, **layer["error"]}, path)
         for layer in plan["layers"]
@@ -41,12 +36,16 @@ def from_report(path: Path, name: str, size: int) -> dict[str, Any]:
     }
 
 
-def from_verification(path: Path) -> dict[str, Any]:
-    """From what `nvfp4-studio verify --json` printed; with --activations it tells the errors of outputs too."""
+def from_verification(path: Path, name: str, size: int) -> dict[str, Any]:
+    """From what `nvfp4-studio verify --json` printed; with --activations it tells the errors of outputs too.
+
+    Raises CardError when it is of another file.
+    """
     found = read_object(path, "what nvfp4-studio verify --json printed")
     layers = found.get("layers")
     if not isinstance(layers, list) or "good" not in found:
         raise CardError(f"{path} is no verification: give what nvfp4-studio verify --json printed.")
+    _require_this_file(f"{path} is the verification", found.get("target"), found.get("target_bytes"), name, size)
     errors = [_layer(layer, path) for layer in layers]
     measured = _summary(errors, found.get("tensors"), found.get("problems"), "nvfp4-studio verify")
     return {**measured, "warnings": [], "fidelity": describe_fidelity(found.get("fidelity"), path)}
@@ -81,6 +80,14 @@ def _summary(errors: Sequence[LayerError], tensors: object, problems: object, so
         ],
         "layers": [{"name": layer.name, "format": layer.format, "sqnr_db": layer.sqnr_db} for layer in errors],
     }
+
+
+def _require_this_file(what: str, its_name: object, its_size: object, name: str, size: int) -> None:
+    if (its_name, its_size) != (name, size):
+        raise CardError(
+            f"{what} of {one_line(str(its_name), 100)} with {one_line(str(its_size), 20)} bytes, and not of this file with "
+            f"{size}: move it away, or make it again."
+        )
 
 
 def _layer(found: object, path: Path) -> LayerError:

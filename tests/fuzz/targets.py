@@ -184,7 +184,7 @@ def _bench(path: Path) -> None:
 
 
 def _verification(path: Path) -> None:
-    _page(from_verification(path), None)
+    _page(from_verification(path, "second.safetensors", 5), None)
 
 
 def _page(weights: dict[str, Any] | None, result: dict[str, Any] | None) -> None:

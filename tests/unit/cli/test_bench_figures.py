@@ -177,6 +177,8 @@ def test_without_the_pack_the_devices_name_must_do(name: str, nvfp4: bool | None
 def test_the_pack_on_the_server_is_believed_more_than_a_name() -> None:
     told = {"version": "1", "devices": [{"name": "NVIDIA X", "capability": [12, 0], "nvfp4": True, "fp8": True}]}
     found = described_hardware({"devices": [{**CUDA, "name": "RTX 4090"}]}, told)
+    other = described_hardware({"devices": [{"type": "xpu", "name": "Arc B580"}]}, {"devices": [{"name": "xpu"}]})
+    assert other["device"] == "Arc B580" and other["nvfp4"] is False
     assert found["nvfp4"] is True and found["device"] == "NVIDIA X" and found["capability"] == [12, 0]
 
 

@@ -241,11 +241,14 @@ def test_files_of_another_model_are_refused(
     renamed = tmp_path / "renamed.safetensors"
     renamed.write_bytes(calibration.read_bytes())
     bench = comparison("model.safetensors", "another.safetensors").folder / "bench.json"
+    verification = tmp_path / "verification.json"
+    verification.write_text(run("verify", checkpoint, other, "--json").out, "utf-8")
     refused = {
         "is not what the file was made from": ("--source", other),
         "was converted with the calibration calibration.safetensors": ("--calibration", renamed),
         "The comparison has no model converted.safetensors": ("--bench", bench),
         "is no verification": ("--verify", bench),
+        "is the verification of other.safetensors with": ("--verify", verification),
         "is no result of nvfp4-studio bench": ("--bench", converted.with_name("converted.report.json")),
     }
     for said, words in refused.items():
