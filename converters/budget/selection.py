@@ -18,6 +18,8 @@ from .menu import Item, Permitted, menu
 GRID = 1 << 40
 """Costs that are no whole numbers are counted in this part of the limit, with half of it for every item as room for
 rounding: 1500 layers may go 10⁻⁹ beyond what was asked, and what is reached exactly is never refused."""
+LEAST_ERROR = 1e-300
+"""A quality that asks for less asks for no error at all."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,8 @@ class _Problem:
             return solve([Group(self._bytes(item), self._errors(item)) for item in self.items], room)
         if self.budget.aspect == "speed":
             return self._on_grid(self._times, self._most_time(), self._errors)
-        return self._on_grid(
-            self._errors, 10 ** (-self.budget.limit / 10), lambda item: self._bytes(item).astype(float)
-        )
+        most = max(10 ** (-self.budget.limit / 10), LEAST_ERROR)
+        return self._on_grid(self._errors, most, lambda item: self._bytes(item).astype(float))
 
     def impossible(self) -> str:
         """What can be had at best, in one sentence."""

@@ -5,7 +5,7 @@ For M rows, K input and N output channels
 * multiplying takes the longer of ``2·M·N·K / tflops`` and moving weight, input and output once;
 * a quantized input is first read in BF16 and written in its format (``quantizing``, else the bandwidth); NVFP4
   without input_scale reads it once more for its amax;
-* a weight that the GPU cannot multiply by is decoded: read, written and read again in BF16, on every call.
+* a weight that the GPU cannot multiply by is decoded on every call: read and written in BF16, which is then multiplied.
 
 What this leaves out are launches, and kernels that miss their peak by more than others. Ratios of times are worth
 more than times.
@@ -65,7 +65,7 @@ def layer_seconds(
     if kernel not in table.tflops:
         kernel, decoded, dynamic = "bf16", True, False
     whole = 2.0 * outputs * inputs
-    extra = (weight_bytes + 2 * whole) / bandwidth if decoded else 0.0
+    extra = (weight_bytes + whole) / bandwidth if decoded else 0.0
     multiplied = whole if decoded else float(weight_bytes)
     operations = 2.0 * rows * outputs * inputs / (table.tflops[kernel] * 1e12)
     moved = (multiplied + rows * (inputs * _INPUT_BYTES[kernel] + outputs * 2.0)) / bandwidth

@@ -95,13 +95,15 @@ def table_from_json(data: Any, where: str) -> KernelTable:
         speeds = data.get(key, {})
         if not isinstance(speeds, dict) or not all(kind in KERNELS and _speed(value) for kind, value in speeds.items()):
             raise PlanError(
-                f'{where}: "{key}" takes positive numbers for {", ".join(KERNELS)}, not {str(speeds)[:60]!r}.'
+                f'{where}: "{key}" takes numbers from 0.001 to 1e9 for {", ".join(KERNELS)}, not {str(speeds)[:60]!r}.'
             )
     missing = [kind for kind in ("bf16", "fp8") if kind not in data.get("tflops", {})]
     if missing:
         raise PlanError(f'{where}: "tflops" lacks {" and ".join(missing)}, by which all others are told.')
     if not _speed(data.get("bandwidth")):
-        raise PlanError(f'{where}: "bandwidth" must be a positive number, not {str(data.get("bandwidth"))[:40]!r}.')
+        raise PlanError(
+            f'{where}: "bandwidth" must be a number from 0.001 to 1e9, not {str(data.get("bandwidth"))[:40]!r}.'
+        )
     if not isinstance(data.get("measured", False), bool):
         raise PlanError(f'{where}: "measured" must be true or false, not {str(data["measured"])[:40]!r}.')
     known = KernelTable.__dataclass_fields__
@@ -109,4 +111,5 @@ def table_from_json(data: Any, where: str) -> KernelTable:
 
 
 def _speed(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < 1e9
+    """Any GPU's, in TFLOP/s or GB/s; what is nearly none would make times that are no numbers."""
+    return type(value) in (int, float) and 1e-3 <= value < 1e9

@@ -17,6 +17,8 @@ from .values import FORMAT, KEEP, VERSION, Choice, LayerSensitivity, Outcome, Se
 MAX_BYTES = 1 << 28
 MAX_LAYERS, MAX_OUTCOMES, MAX_TEXT = 32768, 256, 1024
 MAX_NUMBER = 1e300
+MAX_COUNT = 1 << 47
+"""Sums over all layers stay below 2⁶³."""
 _Known = TypeVar("_Known")
 
 
@@ -89,7 +91,7 @@ def layer_from_json(reader: Reader, data: Any) -> LayerSensitivity:
     read = tuple(_outcome_from_json(reader, outcome, module) for outcome in outcomes)
     if not read or len({outcome.choice for outcome in read}) != len(read):
         raise reader.wrong(f"outcomes of {module}", "none, or one twice")
-    return LayerSensitivity(
+    layer = LayerSensitivity(
         name=reader.text(data.get("name"), "name"),
         module=module,
         kind=reader.text(data.get("kind"), "kind"),
@@ -102,6 +104,10 @@ def layer_from_json(reader: Reader, data: Any) -> LayerSensitivity:
         influence=reader.number(data.get("influence", 1.0), f"influence of {module}"),
         fixed=reader.text(data.get("fixed", ""), f"fixed of {module}", empty=True),
     )
+    for outcome in read:
+        if not layer.share(outcome) <= MAX_NUMBER:
+            raise reader.wrong(f"noise of {module}", f"{outcome.noise} of a signal of {layer.signal}")
+    return layer
 
 
 def _outcome_from_json(reader: Reader, data: Any, module: str) -> Outcome:
@@ -113,7 +119,7 @@ def _outcome_from_json(reader: Reader, data: Any, module: str) -> Outcome:
         raise reader.wrong(f"rounding of {module}", str(rounding))
     exponent, gain = data.get("pre_quant_exponent"), data.get("gain", False)
     if exponent is not None:
-        exponent = reader.number(exponent, f"pre_quant_exponent of {module}")
+        exponent = reader.number(exponent, f"pre_quant_exponent of {module}", most=1)
     if (exponent is not None or gain is not False) and policy != nvfp4.NAME or not isinstance(gain, bool):
         raise reader.wrong(f"pre_quant_exponent and gain of {module}", f"{exponent}, {gain}")
     return Outcome(
@@ -148,12 +154,12 @@ class Reader:
         return value
 
     def count(self, value: Any, what: str) -> int:
-        if type(value) is not int or not 0 <= value < 1 << 62:
+        if type(value) is not int or not 0 <= value < MAX_COUNT:
             raise self.wrong(what, str(value)[:60])
         return value
 
-    def number(self, value: Any, what: str) -> float:
+    def number(self, value: Any, what: str, most: float = MAX_NUMBER) -> float:
         """Finite and not negative."""
-        if type(value) not in (int, float) or not 0 <= value <= MAX_NUMBER:
+        if type(value) not in (int, float) or not 0 <= value <= most:
             raise self.wrong(what, str(value)[:60])
         return float(value)

@@ -176,6 +176,14 @@ def test_a_quality_that_not_even_the_source_has() -> None:
         choose(noisy, parse_budget("quality>=40dB"))
 
 
+@pytest.mark.parametrize("budget", ["quality>=3000dB", "quality>=9999dB", "quality>=999999999999999"])
+def test_a_quality_without_end_keeps_everything(budget: str) -> None:
+    assert set(formats(budget).values()) == {KEEP}
+    noisy = model(LayerSensitivity("a", "a", "a", "", (16, 16), 9, 1.0, 1.0, (Outcome(KEPT, 256, 1e-4, 1.0),)))
+    with pytest.raises(PlanError, match=r"ask for quality>=40dB"):
+        choose(noisy, parse_budget(budget))
+
+
 @pytest.mark.parametrize(
     ("text", "budget", "written"),
     [

@@ -49,6 +49,10 @@ def test_small_layers_take_as_long_as_their_weights_take_to_read() -> None:
 
 def test_what_a_gpu_cannot_multiply_is_decoded() -> None:
     assert seconds("int8") == seconds("bf16", decoded=True) > seconds("bf16")
+    size = LARGE[0] * LARGE[1]
+    assert seconds("int8") - seconds("bf16") == pytest.approx((size + 2 * size) / 1e12)
+    # A single row: the stored weight is read, BF16 written and read again.
+    assert layer_seconds(TABLE, "int8", LARGE, 1, size) == pytest.approx((size + 2 * 2 * size) / 1e12, rel=0.01)
 
 
 def test_a_measured_rate_of_rounding_comes_before_the_bandwidth() -> None:
@@ -92,6 +96,8 @@ def test_a_file_of_ones_own_comes_back(tmp_path: Path) -> None:
         {"tflops": {"bf16": 1.0, "fp8": 1.0, "int3": 1.0}},
         {"tflops": []},
         {"bandwidth": "fast"},
+        {"bandwidth": 1e-320},
+        {"tflops": {"bf16": 1e-320, "fp8": 1.0}},
         {"bandwidth": float("inf")},
         {"quantizing": {"fp8": -1}},
         {"name": ""},
