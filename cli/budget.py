@@ -56,7 +56,8 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_budget_options(arguments: argparse.Namespace) -> None:
-    """Raises PlanError when an option that belongs to a budget stands without one, or a budget without a calibration."""
+    """Raises PlanError when an option stands without the budget that it belongs to, or a budget without calibration or with
+    an option that it decides itself."""
     from ..converters import PlanError
 
     if arguments.budget is None:
@@ -65,6 +66,11 @@ def check_budget_options(arguments: argparse.Namespace) -> None:
             raise PlanError(f"{alone} belongs to a budget; add --budget, for example --budget size<=0.7.")
     elif not arguments.calibration:
         raise PlanError("A budget chooses by measured errors; add --calibration with detail curvature.")
+    elif arguments.rounding not in (None, "auto"):
+        raise PlanError(
+            "A budget takes the rounding with the least measured error in each layer; leave --rounding out, or measure with "
+            f"`nvfp4-studio sensitivity --roundings {arguments.rounding[:40]}` and name its file with --sensitivity."
+        )
 
 
 def budgeted(

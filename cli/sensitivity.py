@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .interrupt import Interrupt, Interrupted
-from .options import read_calibration
+from .options import influence_of, read_calibration
 from .progress import Bar
 from .text import words
 
@@ -66,15 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     from ..converters import Cancelled, Options, open_source
     from ..converters.convert import chosen_device
     from ..converters.kernels import load_table
-    from ..converters.sensitivity import beside, choices_of, load_influence, measure_and_save
+    from ..converters.sensitivity import choices_of, measure_and_save
     from ..converters.sensitivity.page import sensitivity_sections
 
     exponents = _exponents(arguments.pre_quant)
     choices = choices_of(arguments.formats.split(","), arguments.roundings.split(","), exponents, arguments.gain)
     kernels = load_table(arguments.kernels)
-    found_beside = beside(Path(arguments.calibration))
-    probed = arguments.influence or (found_beside if found_beside.is_file() else None)
-    influence = load_influence(probed) if probed else None
+    influence = influence_of(arguments.calibration, arguments.influence)
     device = chosen_device(arguments.device)
     calibration = read_calibration(arguments.calibration)
     stem = _stem(arguments)

@@ -83,6 +83,14 @@ def test_options_that_need_each_other(measured: Path, run: Run, more: list[str],
     assert (result.status, said in result.err) == (1, True)
 
 
+@pytest.mark.parametrize("verb", ["plan", "convert"])
+def test_a_budget_chooses_the_rounding(measured: Path, run: Run, verb: str, tmp_path: Path) -> None:
+    target = [tmp_path / "out.safetensors"] if verb == "convert" else []
+    result = run(*words(measured, verb, *target, "--budget", "size<=0.6", "--rounding", "nearest"))
+    assert (result.status, "sensitivity --roundings nearest" in result.err) == (1, True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_impossible_budget_is_one_sentence(measured: Path, run: Run) -> None:
     result = run(*words(measured, "plan", "--budget", "speed>=9"))
     assert result.status == 1
