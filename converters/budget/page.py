@@ -38,7 +38,7 @@ def to_markdown(made: BudgetedPlan) -> str:
         f"# Budget {selection.budget} for {plan.source}",
         "",
         f"- file: {_size(plan.output_bytes)}, {plan.output_bytes / max(1, plan.source_bytes):.3f} of the source",
-        f"- predicted: {totals.speed:.2f} × FP8 ({sensitivity.kernels}), error of the model's output {_db(totals)}",
+        f"- predicted: {totals.speed:.2f} × FP8 ({sensitivity.kernels}), quality {_db(totals)} (the model's output over its error, as in --budget)",
         f"- {_optimum(selection)}",
         f"- measured with {sensitivity.calibration}; rows weighted: {sensitivity.weighting}; layers that share kernels "
         + ("have one format" if selection.ties else "are chosen one by one"),
@@ -91,7 +91,7 @@ def _item_to_json(selection: Selection, item: Item) -> dict[str, Any]:
 
 def _comparison(curves: Curves) -> list[str]:
     """Recipes with what a budget of the same size, and of the same speed, would give."""
-    lines = ["| choice | layers and rest | × FP8 | predicted error | best of this size | best of this speed |"]
+    lines = ["| choice | layers and rest | × FP8 | predicted quality | best of this size | best of this speed |"]
     lines += ["|---|---|---|---|---|---|", f"| **this budget** | {_told(curves.chosen)} | | |"]
     for point in curves.recipes:
         best = (_db(totals) if totals else "" for totals in (point.best_of_size, point.best_of_speed))
@@ -146,7 +146,7 @@ def _told(totals: Totals) -> str:
 
 
 def _db(totals: Totals) -> str:
-    return f"{-totals.error_db:.1f} dB" if math.isfinite(totals.error_db) else "none"
+    return f"{totals.error_db:.1f} dB" if math.isfinite(totals.error_db) else "no error"
 
 
 def _size(count: float) -> str:

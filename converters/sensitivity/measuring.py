@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from ..pipeline import Progress, default_workers, never, no_progress, one_thread
 from ..plan import Options
 from ..source import Source
 from .choices import choices_of
-from .document import save
+from .document import Reader, layer_from_json, save
 from .identity import calibration_fingerprint, digest_of, source_fingerprint
 from .influence import with_influence
 from .one_layer import Bench, rows_kept
 from .progress_file import ProgressFile
-from .values import KEEP, Choice, LayerSensitivity, Sensitivity
+from .values import KEEP, Choice, LayerSensitivity, Sensitivity, layer_to_json
 from .weighting import DEFAULT_WEIGHTING, check_weighting
 
 
@@ -112,7 +113,8 @@ def measure_sensitivity(
     )
     found = []
     done, whole = 0, sum(source.tensors[layer.weight].nbytes for layer in layers)
-    with ProgressFile(unfinished, described) as kept, one_thread():
+    from_json = partial(layer_from_json, Reader(str(unfinished)))
+    with ProgressFile(unfinished, described, layer_to_json, from_json) as kept, one_thread():
 
         def examine(layer: SourceLayer) -> LayerSensitivity:
             return kept.finished.get(context.module(layer)) or bench.measure(layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from ...calibration import Section
@@ -38,7 +38,8 @@ def _head(found: Sensitivity, free: Sequence[LayerSensitivity]) -> Section:
     lines = (
         f"{found.source}: {counted(len(free), 'layer')} measured on {rows} rows of calibration {found.calibration}, "
         f"{len(found.layers) - len(free)} without a choice.",
-        f"Error of a layer: its output as ComfyUI would compute it, input_scale by {found.input_scale}, against full precision.",
+        f"Error of a layer: its output as ComfyUI would compute it, input_scale by {found.input_scale}, against full precision. "
+        "All in dB below the output itself, SQNR: more is closer.",
         f"Weighting {found.weighting}: {WEIGHTINGS.get(found.weighting, 'unknown here')}.",
         f"Times are predicted by the table {found.kernels} ({found.details.get('kernels', 'unknown here')}), not measured.",
         "Influence of layers on the model's output: not measured, so errors are those of each layer alone and totals far "
@@ -51,22 +52,32 @@ def _head(found: Sensitivity, free: Sequence[LayerSensitivity]) -> Section:
 
 def _totals(found: Sensitivity) -> Section:
     """The whole model in one format; where a layer cannot have it, it stays."""
-    policies = {outcome.choice: None for layer in found.layers for outcome in layer.outcomes}
-    rows = []
-    for choice in sorted(policies, key=lambda choice: choice.label):
-        taken = {layer.module: layer.outcome(choice) or layer.outcomes[0] for layer in found.layers}
-        holding = sum(layer.outcome(choice) is not None for layer in found.layers)
-        rows.append(
-            (
-                choice.label,
-                str(holding),
-                f"{found.bytes_of(taken) / 1e6:.1f} MB",
-                f"{found.speed_of(taken):.2f}",
-                _db(found.error_of(taken)),
-            )
-        )
-    return Section(
-        "Every layer in one format", (), ("choice", "layers", "size", "x FP8 (predicted)", "error"), tuple(rows)
+    lines = (
+        "Layers that a choice was not measured for stay as they are.",
+        "x FP8: predicted speed, times that of the same model with all of these layers computed in FP8; FP8 weights that the "
+        "source computes in full precision are slower than that.",
+    )
+    choices = sorted(
+        {outcome.choice for layer in found.layers for outcome in layer.outcomes}, key=lambda one: one.label
+    )
+    ways = [(choice.label, [layer.outcome(choice) for layer in found.layers]) for choice in choices]
+    for policy, count in Counter(choice.policy for choice in choices).items():
+        if count > 1:
+            best = [next(iter(layer.of_policy(policy)), None) for layer in found.layers]
+            ways.append((f"{policy}, the best in each layer", best))
+    rows = [_total(found, label, outcomes) for label, outcomes in ways]
+    head = ("choice", "layers", "size", "x FP8", "quality")
+    return Section("Every layer in one format", lines, head, tuple(rows))
+
+
+def _total(found: Sensitivity, label: str, outcomes: Sequence[Outcome | None]) -> tuple[str, ...]:
+    taken = {layer.module: outcome or layer.outcomes[0] for layer, outcome in zip(found.layers, outcomes, strict=True)}
+    return (
+        label,
+        str(sum(outcome is not None for outcome in outcomes)),
+        f"{found.bytes_of(taken) / 1e6:.1f} MB",
+        f"{found.speed_of(taken):.2f}",
+        _db(found.error_of(taken)),
     )
 
 
@@ -84,7 +95,7 @@ def _kinds(free: Sequence[LayerSensitivity]) -> Section:
         weights = sum(layer.shape[0] * layer.shape[1] for layer in layers)
         rows.append((kind, str(len(layers)), f"{weights / 1e6:.1f} M", _db(own), share(part)))
     return Section(
-        f"Layer types in {policy}", (), ("type", "layers", "weights", "own error", "of the total"), tuple(rows)
+        f"Layer types in {policy}", (), ("type", "layers", "weights", "own SQNR", "of the total"), tuple(rows)
     )
 
 
@@ -98,7 +109,7 @@ def _worst(free: Sequence[LayerSensitivity]) -> Section:
         others = "  ".join(f"{other.choice.label} {_db(layer.error(other))}" for other in _alternatives(layer, best))
         part = layer.share(best) / whole if whole else 0.0
         rows.append((layer.module, best.choice.label, _db(layer.error(best)), share(part), others))
-    head = ("layer", "best", "own error", "of the total", "other choices")
+    head = ("layer", "best", "own SQNR", "of the total", "other choices")
     return Section(f"Largest shares of the error in {policy}", (), head, tuple(rows))
 
 
@@ -123,4 +134,4 @@ def _share(layer: LayerSensitivity, policy: str) -> float:
 
 
 def _db(error: float) -> str:
-    return f"{decibels(error):.1f} dB" if error > 0 else "none"
+    return f"{decibels(error):.1f} dB" if error > 0 else "no error"

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from ..errors import SensitivityError
 from ..journal import lock, open_private
-from .document import MAX_BYTES, Reader, layer_from_json
-from .values import LayerSensitivity, layer_to_json
+from .document import MAX_BYTES
 
 
-class ProgressFile:
+class _OfModule(Protocol):
+    @property
+    def module(self) -> str: ...
+
+
+_Measured = TypeVar("_Measured", bound=_OfModule)
+
+
+class ProgressFile(Generic[_Measured]):
     """One JSON a line: first the measurement's fingerprint, then a layer each.
 
     A line that a kill cut off, and a file of another measurement, count as nothing. Use as a context manager.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str):
-        """``path``: None keeps nothing."""
-        self._path, self._fingerprint = path, fingerprint
-        self._file: BinaryIO | None = None
-        self.finished: dict[str, LayerSensitivity] = {}
+    def __init__(
+        self,
+        path: Path | None,
+        fingerprint: str,
+        to_json: Callable[[_Measured], Any],
+        from_json: Callable[[Any], _Measured],
+    ):
+        """Nothing is opened yet.
 
-    def __enter__(self) -> ProgressFile:
+        Args:
+            path: None keeps nothing.
+            fingerprint: tells this measurement from every other.
+            to_json, from_json: of one layer; the latter raises SensitivityError for what is none.
+        """
+        self._path, self._fingerprint = path, fingerprint
+        self._to_json, self._from_json = to_json, from_json
+        self._file: BinaryIO | None = None
+        self.finished: dict[str, _Measured] = {}
+
+    def __enter__(self) -> ProgressFile[_Measured]:
         if self._path is not None:
             try:
                 self._file = open_private(self._path)
@@ -41,7 +62,7 @@ class ProgressFile:
                 raise SensitivityError(f"{self._path} cannot be written: {error.strerror or error}.") from error
             self._append(self._fingerprint)
             for layer in self.finished.values():
-                self._append(layer_to_json(layer))
+                self.add(layer)
         return self
 
     def __exit__(
@@ -50,20 +71,20 @@ class ProgressFile:
         if self._file is not None:
             self._file.close()
 
-    def add(self, layer: LayerSensitivity) -> None:
-        self._append(layer_to_json(layer))
+    def add(self, layer: _Measured) -> None:
+        self._append(self._to_json(layer))
 
     def _append(self, entry: object) -> None:
         if self._file is not None:
             self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
             self._file.flush()
 
-    def _read(self, content: bytes) -> dict[str, LayerSensitivity]:
+    def _read(self, content: bytes) -> dict[str, _Measured]:
         lines = content.split(b"\n")[:-1]  # what follows the last newline was cut off
         try:
             if not lines or json.loads(lines[0]) != self._fingerprint:
                 return {}
-            layers = [layer_from_json(Reader(str(self._path)), json.loads(line)) for line in lines[1:]]
+            layers = [self._from_json(json.loads(line)) for line in lines[1:]]
         except (ValueError, RecursionError, SensitivityError):
             return {}
         return {layer.module: layer for layer in layers}

@@ -10,8 +10,7 @@ from typing import Any
 from ..fidelity import BROKEN, SIDE_LIMITS, WORST_GRADE
 from ..formats import POLICIES, nvfp4
 from ..plan import LayerDecision, Options, Plan
-from ..rounding import SIMPLER
-from ..sensitivity import KEEP, LayerSensitivity, Outcome, Sensitivity, decibels
+from ..sensitivity import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
 
 PHASES = ((7.5, 1), (3.9, 2), (0.0, 3))
 """By bits for each changed weight, scales included: eight and more, about four (mixtures with eight too), fewer."""
@@ -34,8 +33,8 @@ VERDICTS = {
 class Row:
     """One configuration.
 
-    ``phase``, ``id``: see ``PHASES``; ids count from "1a" by falling quality. ``bytes``: of the whole file; of a simulated
-    one without its header. ``speed``: predicted, times FP8; None where ComfyUI has no kernel. ``error``: predicted
+    ``phase``, ``id``: see ``PHASES``; ids count from "1a" by falling quality. ``bytes``: of the whole file; a
+    simulated one has the header of NVFP4. ``speed``: predicted, times FP8; None where ComfyUI has no kernel. ``error``: predicted
     relative squared error of the model's output. ``rel_rmse``: mean over the changed layers' own outputs. ``bits``: for a
     changed weight. ``formats``: layers of each. ``beaten_by``: id of a configuration for ComfyUI that is no larger and
     closer, "" for none.
@@ -125,8 +124,8 @@ class SweepResult:
 def outcomes_of_plan(sensitivity: Sensitivity, plan: Plan) -> dict[str, Outcome]:
     """The measured outcome of every layer as a plan would write it.
 
-    Where a method did worse than nearest on held-out rows the plan's layer gets a simpler one, and so does this.
-    A layer whose format could not be measured counts as it is.
+    Where a method did worse than nearest on held-out rows a conversion takes nearest, and so does this. A pre_quant_scale
+    or a gain that was not measured counts as nothing. A layer whose format could not be measured counts as it is.
     """
     decisions = {layer.module: layer for layer in plan.layers if layer.component == "diffusion_model"}
     return {
@@ -140,12 +139,12 @@ def _outcome(layer: LayerSensitivity, decision: LayerDecision) -> Outcome:
     if decision.action == "copy" and (decision.full_precision or not layer.of_policy(decision.format)):
         policies = {KEEP}
     found = [outcome for outcome in layer.outcomes if outcome.choice.policy in policies]
-    method: str | None = decision.rounding
-    while policies == {nvfp4.NAME} and method:
-        taken = [outcome for outcome in found if outcome.choice.rounding == method]
-        if taken:
-            return taken[0]
-        method = SIMPLER.get(method)
+    if policies == {nvfp4.NAME}:
+        asked = Choice(nvfp4.NAME, decision.rounding, decision.pre_quant_exponent, decision.gain)
+        for choice in (asked, Choice(nvfp4.NAME, decision.rounding), Choice(nvfp4.NAME, "nearest")):
+            outcome = layer.outcome(choice)
+            if outcome is not None:
+                return outcome
     return found[0] if found else layer.outcomes[0]
 
 

@@ -8,19 +8,19 @@ from ...calibration import Section
 from ..budget.page import influence_measured
 from .evaluation import PHASE_TITLES, Row, SweepResult
 
-HEAD = ("id", "method", "rounding", "target", "size", "compression", "x FP8", "error", "mean rel. RMSE", "verdict")
+HEAD = ("id", "method", "rounding", "target", "size", "compression", "x FP8", "quality", "mean rel. RMSE", "verdict")
 
 
 def sweep_sections(found: SweepResult) -> list[Section]:
     """What was compared, the configurations by phase, and what could not be planned."""
     sensitivity = found.sensitivity
-    error = "of the model's output, predicted"
+    error = "that of the model's output, predicted"
     if not influence_measured(sensitivity):
         error = "the sum of the layers' own, far above that of the model's output: influence was not measured"
     lines = (
         f"{len(found.rows) - 1} configurations of {found.source}, predicted from the outputs of its layers on the rows "
         f"of calibration {sensitivity.calibration}; nothing was written for it.",
-        f"Error: relative squared error, {error}. Mean rel. RMSE: of the outputs of the changed layers.",
+        f"Quality: dB by which the output exceeds its error, of which more is closer; the error is {error}. Mean rel. RMSE: of the outputs of the changed layers.",
         f"Speed: by the table {sensitivity.kernels}, times that of the same model in FP8; a dash where ComfyUI has no kernel.",
         "Verdict: the grade of the mean rel. RMSE, as `verify` gives it. Pictures have the last word.",
     )
@@ -45,7 +45,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.bytes / 1e6:.2f} MB" if row.bytes < 1e8 else f"{row.bytes / 1e9:.2f} GB",
         f"{row.compression:.2f}x",
         "-" if row.speed is None else f"{row.speed:.2f}",
-        f"{-row.error_db:.1f} dB" if math.isfinite(row.error_db) else "none",
+        f"{row.error_db:.1f} dB" if math.isfinite(row.error_db) else "no error",
         f"{row.rel_rmse:.2%}",
         row.verdict,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,26 @@ from ..context import Context
 from ..decide import context_of
 from ..encode import weight_of
 from ..errors import Cancelled
-from ..journal import open_private
 from ..layer_rules import decide_layer
 from ..layers import SourceLayer
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from ..plan import Options
 from ..sensitivity import Choice, Outcome, Sensitivity
+from ..sensitivity.document import Reader
+from ..sensitivity.identity import calibration_fingerprint, digest_of
 from ..sensitivity.outputs import Computed, output_error, outputs
+from ..sensitivity.progress_file import ProgressFile
 from ..sensitivity.weighting import row_weights
 from ..source import Source
 from .simulated import SIMULATED
 
-MAX_BYTES = 1 << 26
 Simulated = Mapping[str, Mapping[str, Outcome]]
 """For each module the outcome of each simulated format; time is 0, for there is no kernel to be timed."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's noise by format: a line of the file of unfinished work."""
+    """One layer's noise by format."""
 
     module: str
     noise: Mapping[str, float]
@@ -73,10 +74,12 @@ def simulate(
         known = kept.finished.get(module)
         return known or _Layer(module, _noise(context, calibration, sensitivity, layer, formats, device, check))
 
-    described = [sensitivity.fingerprint, sensitivity.calibration, sensitivity.weighting, *formats]
+    seen = calibration_fingerprint(calibration)
+    described = digest_of([sensitivity.fingerprint, seen, sensitivity.weighting, device.type, *formats])
+    from_json = partial(_from_json, Reader(str(unfinished)), formats)
     threads = default_workers() if device.type == "cpu" else 1
     found: dict[str, Mapping[str, float]] = {}
-    with _Kept(unfinished, described) as kept, one_thread():
+    with ProgressFile(unfinished, described, asdict, from_json) as kept, one_thread():
         for done, (_, result) in enumerate(ordered(examine, layers, threads), 1):
             if result.module not in kept.finished:
                 kept.add(result)
@@ -118,42 +121,8 @@ def _noise(
     return found
 
 
-class _Kept:
-    """One JSON a line: what is measured, then each layer. A line that was cut off counts as nothing."""
-
-    def __init__(self, path: Path | None, described: Sequence[str]):
-        self._path, self._described = path, list(described)
-        self._file: Any = None
-        self.finished: dict[str, _Layer] = {}
-
-    def __enter__(self) -> _Kept:
-        if self._path is not None:
-            self._file = open_private(self._path)
-            self.finished = self._read(self._file.read(MAX_BYTES))
-            self._file.seek(0)
-            self._file.truncate()
-            self._append(self._described)
-            for layer in self.finished.values():
-                self._append([layer.module, dict(layer.noise)])
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, layer: _Layer) -> None:
-        self._append([layer.module, dict(layer.noise)])
-
-    def _append(self, entry: object) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-
-    def _read(self, content: bytes) -> dict[str, _Layer]:
-        try:
-            lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
-            if not lines or lines[0] != self._described:
-                return {}
-            return {module: _Layer(module, {name: float(noise[name]) for name in noise}) for module, noise in lines[1:]}
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            return {}
+def _from_json(reader: Reader, formats: Sequence[str], data: Any) -> _Layer:
+    data = reader.of(data, dict, "a layer")
+    module = reader.text(data.get("module"), "module")
+    noise = reader.of(data.get("noise"), dict, f"noise of {module}")
+    return _Layer(module, {name: reader.number(noise.get(name), f"noise of {module}") for name in formats})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,20 @@ def test_a_sweep_goes_on_where_it_was_cut_off(
     one, other = (json.loads(path.with_suffix(".json").read_text()) for path in (whole, cut))
     assert one == other
     assert all(math.isfinite(row["error"]) for row in one["rows"])
+
+
+def test_simulated_formats_are_those_of_todays_calibration(calibrated_model: Path, tmp_path: Path, run: Run) -> None:
+    """Calibrated anew under the same name: nothing that was measured on the rows of before is taken."""
+    from nvfp4_studio.calibration import load, save
+
+    small = ["--formats", "int4-g128", "--recipes", "generic", "--device", "cpu"]
+    seen = load(calibrated_model / "statistics.safetensors")
+    named = tmp_path / "statistics.safetensors"
+    words_now = ["sweep", calibrated_model / "model.safetensors", "--calibration", named, *small]
+    save(seen, named)
+    assert run(*words_now, "--out", tmp_path / "t").status == 0
+    before = (tmp_path / ".t.simulated").read_text().splitlines()
+    save(replace(seen, steps=seen.steps + 1), named)
+    assert run(*words_now, "--out", tmp_path / "t").status == 0
+    after = (tmp_path / ".t.simulated").read_text().splitlines()
+    assert before[0] != after[0] and before[1:] == after[1:]

@@ -287,7 +287,7 @@ def test_a_gpu_measures_the_same(source: Path, calibration: Calibration) -> None
 
 def test_two_measurements_do_not_share_a_file(source: Path, calibration: Calibration, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    with ProgressFile(kept, "another"), pytest.raises(SensitivityError, match="is being measured already"):
+    with ProgressFile(kept, "another", str, int), pytest.raises(SensitivityError, match="is being measured already"):
         measured(source, calibration, Choice("nvfp4", "nearest"), unfinished=kept)
 
 
