@@ -115,7 +115,7 @@ def _method(result: Mapping[str, Any]) -> list[str]:
 def _switching(result: Mapping[str, Any]) -> list[str]:
     """What it cost to load each model anew in every block."""
     loads = [
-        f"{model['name']} {seconds(max(0.0, model['load_s']))}"
+        f"{model['name']} {seconds(model['load_s']) if model['load_s'] > 0 else 'less than its times vary'}"
         for model in result["models"]
         if model["load_s"] is not None
     ]

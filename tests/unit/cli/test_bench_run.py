@@ -15,6 +15,7 @@ from PIL import Image
 from nvfp4_studio.cli.benching.journal import NAME, Journal
 from nvfp4_studio.cli.benching.loading import prepare_loading
 from nvfp4_studio.cli.benching.output import read_result
+from nvfp4_studio.cli.benching.page import page
 from nvfp4_studio.cli.benching.quality import add_scores, read_picture
 from nvfp4_studio.cli.benching.result import BenchError
 from nvfp4_studio.cli.benching.schedule import Shot
@@ -147,15 +148,22 @@ def test_a_file_that_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> No
 def test_the_files_are_made_from_the_json(comparison: Callable[..., Any]) -> None:
     made = comparison("first.safetensors", "second.safetensors")
     assert read_result(made.folder / "bench.json") == made.result
-    page = (made.folder / "bench.md").read_text("utf-8")
-    assert "The CPU has no NVFP4 tensor cores" in page and "second.safetensors, picture 3: it was cancelled" in page
-    assert "| first.safetensors | reference |" in page and "| 2 GB | 1 GB |" in page
+    shown = (made.folder / "bench.md").read_text("utf-8")
+    assert "The CPU has no NVFP4 tensor cores" in shown and "second.safetensors, picture 3: it was cancelled" in shown
+    assert "| first.safetensors | reference |" in shown and "| 2 GB | 1 GB |" in shown
     second = made.result["models"][1]
     assert second["quality"]["psnr_db"]["mean"] == pytest.approx(20 * np.log10(255 / 3))
     assert second["quality"]["pairs"] == 3 and second["failed"] == 1
     for name in ("contact-sheet.png", "times.png", "psnr.png"):
         picture = np.asarray(Image.open(made.folder / name))
         assert picture.shape[1] > 600 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_load_shorter_than_the_times_vary_is_no_load_of_zero_seconds(comparison: Callable[..., Any]) -> None:
+    made = comparison("first.safetensors", "second.safetensors")
+    for model, load in zip(made.result["models"], (-0.2, 1.25), strict=True):
+        model["load_s"] = load
+    assert "median: first.safetensors less than its times vary, second.safetensors 1.25 s." in page(made.result)
 
 
 def test_a_single_model_is_timed_alone(comparison: Callable[..., Any]) -> None:
