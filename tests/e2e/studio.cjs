@@ -256,7 +256,7 @@ async function troubles(page) {
   seen.notes.deleted = !fs.existsSync(request.converted);
 }
 
-/** The plan of a model that was just calibrated, beside its workflow: the README's picture. */
+/** The plan of a large model beside the example workflow that calibrates it: the README's picture. */
 async function picture(page) {
   await emptyCanvas(page);
   await openTab(page);
@@ -265,19 +265,27 @@ async function picture(page) {
   await step(page, "Calibrate").click();
   await button(page, "Open an example workflow").click();
   await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Calibrate"));
-  await makeSmall(page);
-  await run(page);
   await step(page, "Plan").click();
   await studio(page).locator(".nvfp4-group").first().waitFor();
+  await widen(page, 130);
   await page.evaluate(() => {
     const { canvas } = window.app;
     const tab = document.querySelector(".nvfp4-studio").getBoundingClientRect();
-    canvas.ds.scale = 0.78;
-    canvas.ds.offset = [tab.right / canvas.ds.scale + 20, 130];
-    canvas.deselectAll();
+    canvas.ds.scale = 0.7;
+    canvas.ds.offset = [tab.right / canvas.ds.scale + 10, 170];
     canvas.setDirty(true, true);
   });
   await shot(page, "studio");
+}
+
+/** Drag the sidebar's edge to the right. */
+async function widen(page, by) {
+  const gutter = await page.locator(".p-splitter-gutter").first().boundingBox();
+  const [x, y] = [gutter.x + gutter.width / 2, gutter.y + gutter.height / 2];
+  await page.mouse.move(x, y);
+  await page.mouse.down();
+  await page.mouse.move(x + by, y, { steps: 5 });
+  await page.mouse.up();
 }
 
 const SCENES = { path, menu, troubles, picture };

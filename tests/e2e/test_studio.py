@@ -1,6 +1,6 @@
 """The studio tab in ComfyUI's frontend: from an empty canvas to an image of the converted file, and what goes wrong.
 
-``NVFP4_SCREENSHOTS`` names a folder for pictures of every step. Accessibility is looked at with axe-core where it is
+``NVFP4_SCREENSHOTS`` names a folder for pictures of every step and for the README's. Accessibility is looked at with axe-core where it is
 installed: ``AXE_CORE`` names its ``axe.min.js``, or it lies in ``tests/unit/web/node_modules``.
 """
 
@@ -14,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+
+from nvfp4_studio.converters.layout import TensorSpec, lay_out
 
 SOURCE = "studio"
+PICTURED = "qwen_image_bf16"
+BESIDE = ("text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors", "vae/qwen_image_vae.safetensors")
+"""What the example workflow names besides; the picture's workflow is not run."""
+
+PICTURE = {"width": 1300, "height": 1180}
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Locale": "en"}
 RENDERERS = {"canvas": False, "nodes-2.0": True}
 
@@ -46,6 +55,29 @@ def write_slow(path: Path, like: Path, blocks: int = 16) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
+
+
+def write_qwen_image(path: Path, width: int = 3072) -> None:
+    """All layers of Qwen-Image in their shapes, without values: 41 GB that take no room on the disk."""
+    square, modulation = (width, width), (6 * width, width)
+    block = {f"attn.{name}": square for name in ("to_q", "to_k", "to_v", "to_out.0", "to_add_out")}
+    block |= {f"attn.add_{name}_proj": square for name in "qkv"}
+    for stream in ("img", "txt"):
+        block |= {f"{stream}_mlp.net.0.proj": (4 * width, width), f"{stream}_mlp.net.2": (width, 4 * width)}
+        block[f"{stream}_mod.1"] = modulation
+    layers = {f"transformer_blocks.{index}.{name}": shape for index in range(60) for name, shape in block.items()}
+    layers |= {"img_in": (width, 64), "txt_in": (width, 3584), "proj_out": (64, width)}
+    layers["norm_out.linear"] = (2 * width, width)
+    layers |= {
+        f"time_text_embed.timestep_embedder.linear_{index}": (width, 256 if index == 1 else width) for index in (1, 2)
+    }
+    specs = [TensorSpec(f"{name}.weight", torch.bfloat16, shape) for name, shape in layers.items()]
+    specs += [TensorSpec(f"{name}.bias", torch.bfloat16, (rows,)) for name, (rows, _) in layers.items()]
+    specs.append(TensorSpec("txt_norm.weight", torch.bfloat16, (3584,)))
+    head, _ = lay_out(specs, {})
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + sum(spec.nbytes for spec in specs))
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +200,16 @@ def test_a_second_conversion_waits_and_then_runs(troubles: dict[str, Any]) -> No
 
 def test_a_file_is_deleted_only_when_the_question_was_answered(troubles: dict[str, Any]) -> None:
     assert troubles["notes"]["kept"] and troubles["notes"]["deleted"]
+
+
+def test_the_picture_in_the_readme(server: Any, studio: Callable[..., dict[str, Any]]) -> None:
+    folder = os.environ.get("NVFP4_SCREENSHOTS")
+    if not folder:
+        pytest.skip("no picture asked for: set NVFP4_SCREENSHOTS to a folder")
+    write_qwen_image(server.base / "models" / "diffusion_models" / f"{PICTURED}.safetensors")
+    for name in BESIDE:
+        (server.base / "models" / name).parent.mkdir(exist_ok=True)
+        (server.base / "models" / name).touch()
+    assert studio("canvas", ["picture"], source=PICTURED, **PICTURE)["errors"] == []
+    with Image.open(Path(folder) / "canvas" / "studio.png") as taken:
+        taken.convert("RGB").save(Path(folder) / "studio.png", optimize=True)
