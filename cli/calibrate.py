@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detail", metavar="D", help="what the servers' NVFP4Calibrate is to keep, where it offers that"
     )
     parser.add_argument(
+        "--influence",
+        action="store_true",
+        help="also measure how much of each layer's error reaches the picture, for sensitivity and budgets: each step is "
+        "computed twice",
+    )
+    parser.add_argument(
         "--model-node", metavar="ID", action="append", default=[], help="calibrate only this model of several"
     )
     parser.add_argument("--out", metavar="FILE", help="the calibration to write, default NAME.safetensors")
@@ -106,6 +112,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         steps=arguments.steps,
         guidance=arguments.guidance,
         detail=arguments.detail,
+        influence=arguments.influence,
         models=tuple(arguments.model_node),
         overwrite=arguments.overwrite,
     )
@@ -132,6 +139,8 @@ def _described(prepared: Prepared, request: Request) -> list[str]:
 
 
 def _told(result: Result, request: Request) -> list[str]:
+    from ..converters.sensitivity import beside
+
     rows = [
         (server["url"], server["generations"], server["images"], _rate(server), server["state"])
         for server in result.servers
@@ -141,8 +150,15 @@ def _told(result: Result, request: Request) -> list[str]:
     for number, why in result.missing.items():
         reasons.setdefault(why, []).append(number)
     lines += [f"Missing: {', '.join(map(str, numbers))}: {why}" for why, numbers in reasons.items()]
-    for path, summary, behind in zip(result.written, result.summaries, result.prepared.workflow.behind, strict=False):
+    behinds = result.prepared.workflow.behind if result.written else ()
+    for path, summary, influence, behind in zip(
+        result.written, result.summaries, result.influence, behinds, strict=True
+    ):
         lines.append(f"Wrote {path}: {behind}: {summary}")
+        if influence:
+            lines.append(f"Wrote {beside(path)}: {influence}")
+        elif request.influence:
+            lines.append(f"No influence of {behind} was measured: another node wraps the model, as a cache does.")
     if result.missing and result.counted:
         lines.append(
             f"{result.counted} of {request.samples} generations are counted. The same command tries the others again; "
@@ -157,6 +173,7 @@ def _as_data(result: Result, request: Request) -> dict[str, Any]:
         "name": request.name,
         "written": [str(path) for path in result.written],
         "summaries": list(result.summaries),
+        "influence": list(result.influence),
         "models": list(prepared.workflow.behind),
         "inserted": prepared.workflow.inserted,
         "generations": request.samples,

@@ -147,7 +147,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     status = _write(total, arguments)
     keep_beside(probes, target)
     if probes:
-        print(f"Wrote {beside(target)}: {influence_summary(probes)}")
+        print(f"Wrote {beside(target)}: {influence_summary(probes, len(total.layers))}")
     return status
 
 

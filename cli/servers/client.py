@@ -28,6 +28,7 @@ READ_SECONDS = 120
 HEARTBEAT_SECONDS = 60
 MAX_JSON = 64 << 20
 MAX_CALIBRATION = 16 << 30
+MAX_INFLUENCE = 16 << 20
 CHUNK = 1 << 20
 CALIBRATIONS = "nvfp4_studio/calibrations"
 
@@ -97,21 +98,11 @@ class Server:
 
     async def download(self, name: str, path: Path) -> bool:
         """Write a calibration of the server to a file; False when it has none of this name."""
-        with translated(self.name):
-            async with self._asked().get(self._at(f"{CALIBRATIONS}/file").with_query(name=name)) as answer:
-                if answer.status == 404:
-                    return False
-                require_up(self.name, answer.status)
-                if answer.status != 200:
-                    raise ServerError(f"{self.name} answered {answer.status} instead of a calibration.")
-                size = 0
-                with path.open("wb") as file:
-                    async for chunk in answer.content.iter_chunked(CHUNK):
-                        size += len(chunk)
-                        if size > MAX_CALIBRATION:
-                            raise ServerError(f"{self.name} sent more than {MAX_CALIBRATION} bytes as a calibration.")
-                        file.write(chunk)
-                return True
+        return await self._download(name, "file", path, "a calibration", MAX_CALIBRATION)
+
+    async def download_influence(self, name: str, path: Path) -> bool:
+        """Write the influence measured with a calibration of the server to a file; False when there is none."""
+        return await self._download(name, "influence", path, "an influence", MAX_INFLUENCE)
 
     async def delete(self, name: str) -> None:
         """Delete a calibration of the server; one that is not there is fine."""
@@ -175,6 +166,23 @@ class Server:
                 if answer.status != 200:
                     raise ServerError(f"{self.name}/{path} answered {answer.status}: {_complaint(found)}")
                 return found
+
+    async def _download(self, name: str, route: str, path: Path, what: str, most: int) -> bool:
+        with translated(self.name):
+            async with self._asked().get(self._at(f"{CALIBRATIONS}/{route}").with_query(name=name)) as answer:
+                if answer.status == 404:
+                    return False
+                require_up(self.name, answer.status)
+                if answer.status != 200:
+                    raise ServerError(f"{self.name} answered {answer.status} instead of {what}.")
+                size = 0
+                with path.open("wb") as file:
+                    async for chunk in answer.content.iter_chunked(CHUNK):
+                        size += len(chunk)
+                        if size > most:
+                            raise ServerError(f"{self.name} sent more than {most} bytes as {what}.")
+                        file.write(chunk)
+                return True
 
     def _asked(self) -> aiohttp.ClientSession:
         assert self._session is not None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ...converters.sensitivity import beside
 from .board import Board
 from .client import Server
 from .errors import JobFailed, ServerError, Unreachable
@@ -49,6 +50,7 @@ class Driver:
         *,
         name: str,
         detail: str | None,
+        influence: bool,
         reference: tuple[Server, Pack],
         status: Status,
     ) -> None:
@@ -59,6 +61,7 @@ class Driver:
         self._folder = folder
         self._prefix = f"{name}.{folder.run}."
         self._detail = detail
+        self._influence = influence
         self._reference = reference
         self._status = status
         self._active: set[str] = set()
@@ -138,7 +141,7 @@ class Driver:
     async def _generate(self, server: Server, job: Job) -> int:
         """Queue the job, wait for it, count it; the number of its images. Nothing stays on the server."""
         names = [f"{self._prefix}{job.number}.{uuid.uuid4().hex[:8]}" for _ in self._workflow.nodes]
-        prompt = self._workflow.for_job(names, self._detail)
+        prompt = self._workflow.for_job(names, self._detail, self._influence)
         apply(prompt, self._found, job.levels)
         prompt_id = str(uuid.uuid4())
         self._active |= {prompt_id, *names}
@@ -174,6 +177,7 @@ class Driver:
             for name, path, behind in zip(names, files, self._workflow.behind, strict=True):
                 if not await server.download(name, path):
                     raise JobFailed(f"the server kept no statistics of {behind}: no sampler ran with that model.")
+                await server.download_influence(name, beside(path))
             async with self._counting:
                 return await _to_its_end(self._folder.count, job.number, files)
         except DifferentModel as error:
@@ -188,6 +192,7 @@ class Driver:
         finally:
             for path in files:
                 path.unlink(missing_ok=True)
+                beside(path).unlink(missing_ok=True)
 
     async def _cancel(self, server: Server, prompt_id: str) -> None:
         """Cancel the prompt and wait until the server is done with it, because only then nothing more is written."""

@@ -29,11 +29,19 @@ class Calibrated:
     behind: tuple[str, ...]
     inserted: bool
 
-    def for_job(self, names: Sequence[str], detail: str | None) -> Prompt:
-        """A copy whose calibrate nodes write calibrations of these names, each begun anew."""
+    def for_job(self, names: Sequence[str], detail: str | None, influence: bool = False) -> Prompt:
+        """A copy whose calibrate nodes write calibrations of these names, each begun anew.
+
+        ``detail`` None and ``influence`` False leave what the workflow's own nodes say.
+        """
         prompt = copy.deepcopy(self.prompt)
         for node, name in zip(self.nodes, names, strict=True):
-            prompt[node]["inputs"].update(name=name, mode=RESTART, **({"detail": detail} if detail else {}))
+            inputs = prompt[node]["inputs"]
+            inputs.update(name=name, mode=RESTART)
+            if detail:
+                inputs["detail"] = detail
+            if influence:
+                inputs["influence"] = True
         return prompt
 
 

@@ -1,9 +1,9 @@
 """The work folder of a run: what was counted, so that a stopped run goes on and nothing is counted twice.
 
-`journal.json` names the run's request, the jobs that are counted, and the files that hold their sum. Counting a
-job writes the new sums under new names, then replaces the journal, which makes them valid, then removes the old
-ones. A crash at any point leaves the journal with exactly the sums of the jobs that it names. Merging is exact
-and commutative, so the order of the jobs does not matter.
+`journal.json` names the run's request, the jobs that are counted, and the files that hold their sum; measured influence
+lies beside them, as beside every calibration. Counting a job writes the new sums under new names, then replaces the
+journal, which makes them valid, then removes the old ones. A crash at any point leaves the journal with exactly the
+sums of the jobs that it names. Merging is exact and commutative, so the order of the jobs does not matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 
 from ...calibration import Calibration, CalibrationError, load, save
 from ...calibration.files import write_atomically
+from ...converters.errors import SensitivityError
 from ...converters.journal import lock
+from ...converters.sensitivity import Probes, added_probes, beside, keep_beside, merged_influence
 from .errors import RequestError, ServerError
 
 FORMAT = "nvfp4-studio-calibrate"
@@ -37,6 +39,7 @@ class WorkFolder:
     def __init__(self, folder: Path, request: Mapping[str, Any], models: int) -> None:
         self.folder = folder
         self.sums: list[Calibration] = []
+        self.influence: list[dict[str, Probes]] = []
         self.done: set[int] = set()
         self.run = secrets.token_hex(4)
         self._request = dict(request)
@@ -72,27 +75,32 @@ class WorkFolder:
     def count(self, job: int, files: Sequence[Path]) -> int:
         """Add the statistics of a job, one file per model, unless it is counted already; its images.
 
-        Raises ServerError when the statistics cannot be read or are of another model; nothing is counted then.
+        The influence that lies beside a file is added with it. Raises ServerError when the statistics cannot be read or are of another model; nothing is counted then.
         """
         if job in self.done:
             return 0
         try:
             added = [load(path) for path in files]
-        except CalibrationError as error:
+            probes = [merged_influence([path]) for path in files]
+        except (CalibrationError, SensitivityError) as error:
             raise ServerError(f"its statistics cannot be used ({error})") from error
         for calibration in added:
             if not calibration.samplings or not calibration.layers:
                 raise ServerError("its statistics are empty: no sampler used the calibrated model")
         sums = [_merged(old, new) for old, new in zip(self.sums, added, strict=True)] if self.sums else added
+        if self.influence:
+            probes = [added_probes(pair) for pair in zip(self.influence, probes, strict=True)]
         names = [f"sum-{len(self.done) + 1}-{model}.safetensors" for model in range(self._models)]
-        for name, calibration in zip(names, sums, strict=True):
+        for name, calibration, influence in zip(names, sums, probes, strict=True):
             save(calibration, self.folder / name)
+            keep_beside(influence, self.folder / name)
         images: int = added[0].images
         self._write(names, self.done | {job})
         # Large parts of a calibration stay in its file, so the sums must be those of the files that remain.
-        self.sums = [load(self.folder / name) for name in names]
+        self.sums, self.influence = [load(self.folder / name) for name in names], probes
         for old in self._files:
             (self.folder / old).unlink(missing_ok=True)
+            beside(self.folder / old).unlink(missing_ok=True)
         self._files = names
         self.done.add(job)
         return images
@@ -132,7 +140,8 @@ class WorkFolder:
             )
         self._files, self.done = found["sums"], set(found["done"])
         self._sweep(keep=self._files)
-        self.sums = [load(self.folder / name) for name in self._files]
+        paths = [self.folder / name for name in self._files]
+        self.sums, self.influence = [load(path) for path in paths], [merged_influence([path]) for path in paths]
 
     def _write(self, files: Sequence[str], done: set[int]) -> None:
         content = {
@@ -147,9 +156,10 @@ class WorkFolder:
 
     def _sweep(self, keep: Sequence[str]) -> None:
         """Remove what a killed run left: sums that never became valid, downloads that were not counted."""
-        for pattern in ("sum-*.safetensors", "job-*.part", ".*.tmp"):
+        kept = {path for name in keep for path in (self.folder / name, beside(self.folder / name))}
+        for pattern in ("sum-*.safetensors", "sum-*.influence.json", "job-*.influence.json", "job-*.part", ".*.tmp"):
             for path in self.folder.glob(pattern):
-                if path.name not in keep:
+                if path not in kept:
                     path.unlink()
 
 

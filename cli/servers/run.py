@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...calibration import save
+from ...converters.sensitivity import beside, influence_summary, keep_beside
 from .client import Server
 from .driver import Driver
 from .errors import RequestError, ServerError, Unreachable
@@ -40,6 +41,7 @@ class Request:
     steps: tuple[int, ...] = ()
     guidance: tuple[float, ...] = ()
     detail: str | None = None
+    influence: bool = False
     models: tuple[str, ...] = ()
     overwrite: bool = False
 
@@ -69,7 +71,10 @@ class Prepared:
 
 @dataclass
 class Result:
-    """What came of it. counted: generations; written: files, empty when nothing was counted or it was stopped."""
+    """What came of it. counted: generations; written: files, empty when nothing was counted or it was stopped.
+
+    influence: for each file written what was found beside it, in words, "" where nothing was.
+    """
 
     prepared: Prepared
     counted: int = 0
@@ -77,6 +82,7 @@ class Result:
     servers: Sequence[Mapping[str, Any]] = ()
     written: Sequence[Path] = ()
     summaries: Sequence[str] = ()
+    influence: Sequence[str] = ()
     stopped: bool = False
 
 
@@ -101,7 +107,8 @@ async def calibrate(
         prepared = await prepare(request, servers)
         models = len(prepared.workflow.nodes)
         outputs = request.outputs(models)
-        existing = next((path for path in outputs if path.exists()), None)
+        written = [path for output in outputs for path in (output, beside(output))]
+        existing = next((path for path in written if path.exists()), None)
         if existing is not None and not request.overwrite and not request.folder.exists():
             raise RequestError(f"{existing} exists already; choose another --out or add --overwrite.")
         announce(prepared)
@@ -115,6 +122,7 @@ async def calibrate(
                 folder,
                 name=request.name,
                 detail=request.detail,
+                influence=request.influence,
                 reference=prepared.reference,
                 status=shown,
             )
@@ -127,10 +135,16 @@ async def calibrate(
             if result.stopped:
                 return result
             if folder.sums:
-                for calibration, path in zip(folder.sums, outputs, strict=True):
+                found = list(zip(folder.sums, folder.influence, outputs, strict=True))
+                for calibration, probes, path in found:
                     save(calibration, path)
+                    keep_beside(probes, path)
                 result.written = outputs
                 result.summaries = [calibration.summary() for calibration in folder.sums]
+                result.influence = [
+                    influence_summary(probes, len(calibration.layers)) if probes else ""
+                    for calibration, probes, _ in found
+                ]
             if not result.missing:
                 folder.remove()
             return result
@@ -148,6 +162,8 @@ async def prepare(request: Request, servers: Sequence[Server]) -> Prepared:
         if given.get(factor):
             raise RequestError(f"The {factor} of this workflow cannot be varied: {reason}.")
     _check_detail(graph.classes[CALIBRATE], request.detail, first.name)
+    if request.influence and _declared(graph.classes[CALIBRATE], "influence") is None:
+        raise RequestError(f"--influence: the {CALIBRATE} of {first.name} measures none: update it.")
     prompts = [] if PROMPT in found.absent else read_prompts(request.prompts or BUILTIN)
     plan = plan_jobs(
         request.samples,
@@ -168,6 +184,7 @@ async def prepare(request: Request, servers: Sequence[Server]) -> Prepared:
         "steps": list(request.steps),
         "guidance": list(request.guidance),
         "detail": request.detail,
+        "influence": request.influence,
         "models": list(request.models),
     }
     return Prepared(workflow, found, found.describe(graph), plan, (first, pack), digest)
@@ -202,14 +219,18 @@ async def _classes(server: Server, prompt: Prompt) -> dict[str, NodeInfo]:
 def _check_detail(info: NodeInfo, detail: str | None, server: str) -> None:
     if detail is None:
         return
-    spec = info.get("input", {}).get("required", {}).get("detail") or info.get("input", {}).get("optional", {}).get(
-        "detail"
-    )
+    spec = _declared(info, "detail")
     if spec is None:
         raise RequestError(f"--detail {detail}: the {CALIBRATE} of {server} has no levels of detail: update it.")
     choices = spec[0] if isinstance(spec[0], list) else spec[1].get("options", ())
     if detail not in choices:
         raise RequestError(f"--detail {detail}: choose from {', '.join(map(str, choices))}.")
+
+
+def _declared(info: NodeInfo, name: str) -> Any:
+    """How a class declares an input, None where it has none of this name."""
+    inputs = info.get("input", {})
+    return next((inputs[kind][name] for kind in ("required", "optional") if name in inputs.get(kind, {})), None)
 
 
 def _digest(value: object) -> str:

@@ -204,12 +204,12 @@ def keep_beside(probes: Mapping[str, Probes], calibration: Path) -> None:
         raise SensitivityError(f"{path} cannot be deleted: {error.strerror or error}.") from error
 
 
-def influence_summary(probes: Mapping[str, Probes]) -> str:
-    """ "influence of 34 layers, 2 to 3 probes each"."""
+def influence_summary(probes: Mapping[str, Probes], layers: int) -> str:
+    """ "influence of 34 of 35 layers, 2 to 3 probes each"; ``layers`` is how many the calibration has."""
     counts = [found.count for found in probes.values()]
     fewest, most = min(counts, default=0), max(counts, default=0)
     each = f"{fewest} to {most} probes" if fewest < most else f"{most} probe{'s' * (most != 1)}"
-    return f"influence of {len(counts)} layer{'s' * (len(counts) != 1)}, {each} each"
+    return f"influence of {len(counts)} of {layers} layers, {each} each"
 
 
 def save_influence(probes: Mapping[str, Probes], path: str | PathLike[str]) -> None:

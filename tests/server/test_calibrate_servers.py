@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 SAMPLES = 10
-VARIED = ("--sizes", "64x64,96x64", "--steps", "3,5", "--guidance", "1,2")
+VARIED = ("--sizes", "64x64,96x64", "--steps", "3,5", "--guidance", "1,2", "--influence")
 WORKFLOW: dict[str, Any] = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "aio.safetensors"}},
     "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red fox", "clip": ["1", 1]}},
@@ -58,6 +58,11 @@ class Command:
     @property
     def out(self) -> Path:
         return self.folder / "farm.safetensors"
+
+    @property
+    def written(self) -> list[bytes]:
+        """The statistics, and the influence beside them."""
+        return [path.read_bytes() for path in (self.out, self.out.with_name("farm.influence.json"))]
 
     @property
     def work(self) -> Path:
@@ -113,17 +118,21 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Command]:
 
 
 @pytest.fixture(scope="module")
-def alone(farm: list[Any], command: Callable[..., Command]) -> tuple[Path, dict[str, Any]]:
-    """All generations on one server: the file that every split has to give."""
+def alone(farm: list[Any], command: Callable[..., Command]) -> tuple[list[bytes], dict[str, Any]]:
+    """All generations on one server: the files that every split has to give."""
     made = command(farm[:1])
-    return made.out, made.run()
+    told = made.run()
+    return made.written, told
 
 
-def test_one_server_counts_every_generation(alone: tuple[Path, dict[str, Any]], farm: list[Any]) -> None:
+def test_one_server_counts_every_generation(alone: tuple[list[bytes], dict[str, Any]], farm: list[Any]) -> None:
     _, told = alone
     assert told["counted"] == SAMPLES and told["missing"] == {} and told["inserted"]
     assert told["models"] == ["CheckpointLoaderSimple (node 1)"]
     assert told["summaries"][0].startswith(f"{SAMPLES} images, ")
+    counts = [count for _, count in json.loads(alone[0][1])["layers"].values()]
+    assert sum(counts) == 40, "one probe a step"
+    assert told["influence"] == [f"influence of {len(counts)} of 44 layers, {min(counts)} to {max(counts)} probes each"]
     assert set(told["varied"]) == {"prompt", "seed", "size", "steps", "guidance"} and told["left"] == {}
     jobs = told["design"]["jobs"]
     assert sorted(job["steps"] for job in jobs) == [3] * 5 + [5] * 5
@@ -132,11 +141,11 @@ def test_one_server_counts_every_generation(alone: tuple[Path, dict[str, Any]], 
 
 
 def test_two_servers_give_the_same_file(
-    alone: tuple[Path, dict[str, Any]], farm: list[Any], command: Callable[..., Command]
+    alone: tuple[list[bytes], dict[str, Any]], farm: list[Any], command: Callable[..., Command]
 ) -> None:
     made = command(farm[:2])
     told = made.run()
-    assert made.out.read_bytes() == alone[0].read_bytes()
+    assert made.written == alone[0]
     assert all(server["generations"] > 0 for server in told["servers"])
     assert sum(server["generations"] for server in told["servers"]) == SAMPLES
     assert told["design"] == alone[1]["design"]
@@ -153,7 +162,7 @@ def test_more_detail_gives_the_same_file_too(farm: list[Any], command: Callable[
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_cleans_up_and_goes_on(
-    alone: tuple[Path, dict[str, Any]], farm: list[Any], command: Callable[..., Command], number: signal.Signals
+    alone: tuple[list[bytes], dict[str, Any]], farm: list[Any], command: Callable[..., Command], number: signal.Signals
 ) -> None:
     made = command(farm[:2])
     process = made.start()
@@ -166,12 +175,12 @@ def test_a_stopped_run_cleans_up_and_goes_on(
     again = made.run()
     assert again["counted"] == SAMPLES
     assert sum(server["generations"] for server in again["servers"]) == SAMPLES - told["counted"]
-    assert made.out.read_bytes() == alone[0].read_bytes() and not made.work.exists()
+    assert made.written == alone[0] and not made.work.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 def test_a_killed_command_goes_on_and_removes_what_it_left(
-    alone: tuple[Path, dict[str, Any]], farm: list[Any], command: Callable[..., Command]
+    alone: tuple[list[bytes], dict[str, Any]], farm: list[Any], command: Callable[..., Command]
 ) -> None:
     made = command(farm[:2])
     process = made.start()
@@ -179,7 +188,7 @@ def test_a_killed_command_goes_on_and_removes_what_it_left(
     process.kill()
     process.communicate()
     again = made.run()
-    assert again["counted"] == SAMPLES and made.out.read_bytes() == alone[0].read_bytes()
+    assert again["counted"] == SAMPLES and made.written == alone[0]
     assert [left_on(server) for server in farm[:2]] == [[], []]
 
 
@@ -196,7 +205,7 @@ def test_another_request_does_not_continue_a_stopped_one(farm: list[Any], comman
 
 
 def test_a_killed_server_loses_nothing_and_nothing_counts_twice(
-    alone: tuple[Path, dict[str, Any]], farm: list[Any], command: Callable[..., Command]
+    alone: tuple[list[bytes], dict[str, Any]], farm: list[Any], command: Callable[..., Command]
 ) -> None:
     made = command(farm)
     process = made.start()
@@ -206,7 +215,7 @@ def test_a_killed_server_loses_nothing_and_nothing_counts_twice(
     assert told["counted"] == SAMPLES and told["missing"] == {}
     assert sum(server["generations"] for server in told["servers"]) == SAMPLES
     assert told["servers"][2]["state"] == "no answer" and "does not answer" in told["said"]
-    assert made.out.read_bytes() == alone[0].read_bytes()
+    assert made.written == alone[0]
 
 
 def test_a_server_that_is_not_there_is_done_without(farm: list[Any], command: Callable[..., Command]) -> None:

@@ -20,6 +20,7 @@ from nvfp4_studio.cli.servers.client import Server
 from nvfp4_studio.cli.servers.errors import RequestError
 from nvfp4_studio.cli.servers.run import Request, Result, calibrate
 from nvfp4_studio.cli.servers.status import Status
+from nvfp4_studio.converters.sensitivity import Probes, beside, load_probes, save_influence
 
 CLASSES = {
     "Loader": {"input": {"required": {}}, "output": ["MODEL"]},
@@ -33,7 +34,8 @@ CLASSES = {
                 "model": ["MODEL", {}],
                 "name": ["STRING", {"default": "my-model"}],
                 "mode": [["accumulate", "restart"], {}],
-            }
+            },
+            "optional": {"influence": ["BOOLEAN", {"default": False}]},
         },
         "output": ["MODEL"],
     },
@@ -85,6 +87,7 @@ class Fake:
         app.router.add_get("/object_info/{name}", self._info)
         app.router.add_get("/nvfp4_studio/calibrations", self._list)
         app.router.add_get("/nvfp4_studio/calibrations/file", self._file)
+        app.router.add_get("/nvfp4_studio/calibrations/influence", self._influence)
         app.router.add_post("/nvfp4_studio/calibrations/delete", self._delete)
         app.router.add_post("/prompt", self._prompt)
         app.router.add_get("/queue", self._queue)
@@ -116,15 +119,21 @@ class Fake:
         return web.json_response({name: CLASSES[name]} if name in CLASSES else {})
 
     async def _list(self, request: web.Request) -> web.Response:
-        names = [{"name": path.name} for path in self.folder.iterdir()]
+        names = [{"name": path.name} for path in self.folder.iterdir() if path.suffix != ".json"]
         return web.json_response({"version": self.version, "calibrations": names})
 
     async def _file(self, request: web.Request) -> web.Response:
         path = self.folder / request.query["name"]
         return web.Response(body=path.read_bytes()) if path.exists() else web.json_response({"error": "no"}, status=404)
 
+    async def _influence(self, request: web.Request) -> web.Response:
+        path = self.folder / f"{request.query['name']}.json"
+        return web.Response(body=path.read_bytes()) if path.exists() else web.json_response({"error": "no"}, status=404)
+
     async def _delete(self, request: web.Request) -> web.Response:
-        (self.folder / (await request.json())["name"]).unlink(missing_ok=True)
+        name = (await request.json())["name"]
+        for path in (self.folder / name, self.folder / f"{name}.json"):
+            path.unlink(missing_ok=True)
         return web.json_response({})
 
     async def _prompt(self, request: web.Request) -> web.Response:
@@ -175,6 +184,10 @@ class Fake:
         self.names.append(calibrate["name"])
         if end in ("success", "silent", "cut"):
             save(statistics(sampler["seed"] % 1000, self.layers), self.folder / calibrate["name"])
+            if calibrate.get("influence"):
+                share = (sampler["seed"] % 1000) / 1000
+                probes = {self.layers[sampler["seed"] % 2]: Probes.of(share)}
+                save_influence(probes, self.folder / f"{calibrate['name']}.json")
         self.running.pop(key, None)
         if end == "vanish":
             return
@@ -246,11 +259,12 @@ class Play:
 
         return asyncio.run(play())
 
-    def is_right(self) -> bool:
-        """Whether the file is the sum of all generations, each once."""
+    def is_right(self, **more: Any) -> bool:
+        """Whether the files are the sums of all generations, each once."""
         other = Play(self.folder / "right")
-        other.run(other.fake("only"))
-        return load(self.out).same_as(load(other.out))
+        other.run(other.fake("only"), **more)
+        influence = [beside(path).read_bytes() if beside(path).exists() else None for path in (self.out, other.out)]
+        return load(self.out).same_as(load(other.out)) and influence[0] == influence[1]
 
 
 @pytest.fixture
@@ -300,6 +314,26 @@ def test_a_server_that_dies_gives_its_generation_to_the_other(play: Play) -> Non
     result = play.run(dying, play.fake("second"))
     assert result.counted == SAMPLES and play.is_right()
     assert [server["state"] for server in result.servers] == ["no answer", "done"]
+
+
+def test_influence_is_counted_once_with_its_generation(play: Play) -> None:
+    """Whatever servers, order and deaths: the same bytes."""
+    dying = play.fake("dying", lambda number: "die" if number == 2 else "success")
+    second = play.fake("second", lambda number: "error" if number == 1 else "success")
+    result = play.run(dying, second, influence=True)
+    assert result.counted == SAMPLES and play.is_right(influence=True)
+    found = load_probes(beside(play.out))
+    assert sum(probes.count for probes in found.values()) == SAMPLES
+    assert result.influence[0].startswith(f"influence of {len(found)} of 2 layers")
+    assert list(second.folder.iterdir()) == [], "nothing stays on the servers"
+    again = play.run(play.fake("third"), overwrite=True)
+    assert again.influence == [""] and not beside(play.out).exists(), "another run's influence is none of this one"
+
+
+def test_influence_that_a_server_cannot_measure_is_refused(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(CLASSES["NVFP4Calibrate"]["input"], "optional")
+    with pytest.raises(RequestError, match="--influence: the NVFP4Calibrate of .* measures none"):
+        play.run(play.fake("old"), influence=True)
 
 
 def test_a_server_that_comes_back_goes_on(play: Play) -> None:

@@ -14,6 +14,7 @@ from nvfp4_studio.calibration import Calibration, LayerObserver, load, merge_fil
 from nvfp4_studio.cli.servers.board import Board
 from nvfp4_studio.cli.servers.errors import RequestError, ServerError
 from nvfp4_studio.cli.servers.journal import DifferentModel, WorkFolder
+from nvfp4_studio.converters.sensitivity import Probes, beside, keep_beside, merged_influence
 
 REQUEST = {"name": "x", "samples": 4}
 
@@ -38,6 +39,7 @@ def files(tmp_path: Path) -> list[Path]:
     made = [folder / f"{job}.safetensors" for job in range(4)]
     for job, path in enumerate(made):
         save(statistics(job), path)
+        keep_beside({"a": Probes.of(0.1 * job), f"only {job}": Probes.of(1.0)} if job else {}, path)
     return made
 
 
@@ -52,6 +54,7 @@ def test_jobs_are_counted_once_in_any_order_over_restarts(tmp_path: Path, files:
         for job in (3, 2, 1):
             work.count(job, [files[job]])
         assert work.sums[0].same_as(merge_files(files))
+        assert work.influence == [merged_influence(files)] and work.influence[0]["a"].count == 3
         work.remove()
     assert not folder.exists()
 
@@ -68,7 +71,7 @@ def test_a_crash_between_any_two_steps_counts_nothing_twice(
 
     with WorkFolder(folder, REQUEST, 1) as work:
         work.count(0, [files[0]])
-        for target in ("save", "write_atomically"):
+        for target in ("save", "keep_beside", "write_atomically"):
             original = getattr(__import__(WorkFolder.__module__, fromlist=[target]), target)
 
             def watched(*arguments: object, original: object = original) -> None:
@@ -80,13 +83,22 @@ def test_a_crash_between_any_two_steps_counts_nothing_twice(
         work.count(1, [files[1]])
         note()
     monkeypatch.undo()
-    assert len(states) == 5
+    assert len(states) == 7
     for state in states:
         with WorkFolder(state, REQUEST, 1) as work:
             for job in range(4):
                 work.count(job, [files[job]])
             assert work.sums[0].same_as(merge_files(files))
-            assert len(list(state.glob("*.safetensors"))) == 1
+            assert work.influence == [merged_influence(files)]
+            assert len(list(state.glob("*.safetensors"))) == len(list(state.glob("*.influence.json"))) == 1
+
+
+def test_an_odd_influence_counts_nothing(tmp_path: Path, files: list[Path]) -> None:
+    beside(files[1]).write_text("{}")
+    with WorkFolder(tmp_path / "run.work", REQUEST, 1) as work:
+        with pytest.raises(ServerError, match="no usable influence"):
+            work.count(1, [files[1]])
+        assert work.done == set() and work.count(2, [files[2]]) == 1
 
 
 def test_two_models_are_counted_together_or_not_at_all(tmp_path: Path, files: list[Path]) -> None:

@@ -85,7 +85,7 @@ def test_merge_adds_up_the_influence_beside_calibrations(run: Run, calibration: 
     for name, files in {"ab": (calibration, second, third), "ba": (third, second, calibration)}.items():
         result = run("calibration", "merge", *files, "--out", tmp_path / f"{name}.safetensors")
         assert result.status == 0
-        assert f"{name}.influence.json: influence of 2 layers, 2 probes each" in result.out
+        assert f"{name}.influence.json: influence of 2 of 24 layers, 2 probes each" in result.out
     assert (tmp_path / "ab.influence.json").read_bytes() == (tmp_path / "ba.influence.json").read_bytes()
     found = load_influence(tmp_path / "ab.influence.json")
     assert found == pytest.approx({"blocks.0.attn.qkv": 0.2, "blocks.1.mlp.0": 0.5})

@@ -399,7 +399,8 @@ def test_probes_add_up_to_the_same_file_in_any_order_and_split(tmp_path: Path) -
     keep_beside({}, tmp_path / "all.safetensors")
     assert not beside(tmp_path / "all.safetensors").exists()
     assert (
-        influence_summary({"a": Probes.of(1.0), "b": Probes.of(1.0, 3)}) == "influence of 2 layers, 1 to 3 probes each"
+        influence_summary({"a": Probes.of(1.0), "b": Probes.of(1.0, 3)}, 9)
+        == "influence of 2 of 9 layers, 1 to 3 probes each"
     )
 
 
