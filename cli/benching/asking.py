@@ -8,8 +8,9 @@ from typing import Any
 
 import aiohttp
 
-from ..servers.client import CHUNK, Server, one_line, require_up, translated
+from ..servers.client import CHUNK, Server, require_up, translated
 from ..servers.errors import JobFailed, ServerError
+from ..text import one_line
 
 MAX_PICTURE = 256 << 20
 MAX_HEADER = 16 << 20

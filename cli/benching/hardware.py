@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..servers.client import one_line
+from ..text import one_line
 
 WITH_NVFP4 = re.compile(
     r"RTX 50[5-9]0|RTX PRO \d+ .*Blackwell|\bG?B[12]00\b|\bG?B300\b|\bGB10\b|Jetson.*Thor", re.IGNORECASE

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...converters.errors import Cancelled
-from ..servers.client import one_line
 from ..servers.errors import RequestError
 from ..servers.factors import PROMPT, SEED
 from ..servers.prompts import BUILTIN, Prompt, read_prompts
 from ..servers.workflow import Graph, NodeInfo, read_workflow
 from ..servers.workflow import Prompt as Workflow
+from ..text import one_line
 from .asking import BenchServer
 from .hardware import described_hardware, system_of
 from .journal import Journal

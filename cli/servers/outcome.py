@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .client import Server, one_line
+from ..text import one_line
+from .client import Server
 from .errors import JobFailed
 
 CHECK_SECONDS = 10
