@@ -12,6 +12,7 @@ from ..text import size
 TABLE = ("model", "speed-up", "time per image", "median", "spread", "cold start", "images", "failed", "VRAM", "RAM")
 QUALITY = ("model", "PSNR", "median", "worst", "SSIM", "HaarPSI", "prompts", "equal")
 DASH = "-"
+MEMORY = "VRAM and RAM: the most that everything on the machine used, looked at twice a second, so a shorter peak can be missed."
 
 
 def page(result: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
@@ -60,6 +61,7 @@ def _speed_lines(result: Mapping[str, Any]) -> tuple[str, ...]:
         "Time per image: mean of the warm generations, from the server's own clock; spread: standard deviation.",
         "Cold start: loading the model and making the first image, median; ComfyUI had forgotten everything, the system "
         "may have had the file in its memory.",
+        MEMORY,
         f"Speed-up over {prose(result['request']['reference'])} on the same prompts within each block; brackets: 95 % confidence "
         "interval over the blocks (Student's t).",
     )

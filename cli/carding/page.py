@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...calibration.page import Section, counted, markdown
-from ..benching.page import QUALITY, TABLE, escaped, quality_rows, speed_rows
+from ..benching.page import MEMORY, QUALITY, TABLE, escaped, quality_rows, speed_rows
 from ..markup import code, prose
 
 UNKNOWN = "unknown"
@@ -175,6 +175,7 @@ def _benchmark(card: Mapping[str, Any]) -> list[Section]:
         f"{request['pictures']} prompts, ComfyUI {server['comfyui']}, PyTorch {server['pytorch']}, "
         f"{server['hardware']['device']}. Time per image is the mean after warm-up, spread its standard deviation; "
         f"brackets: {found['confidence_percent']} % confidence intervals.",
+        MEMORY,
     )
     sections = [Section("Speed", tuple(map(prose, lines)), TABLE, escaped(speed_rows(found)))]
     compared = quality_rows(found)

@@ -151,6 +151,7 @@ def test_the_files_are_made_from_the_json(comparison: Callable[..., Any]) -> Non
     shown = (made.folder / "bench.md").read_text("utf-8")
     assert "The CPU has no NVFP4 tensor cores" in shown and "second.safetensors, picture 3: it was cancelled" in shown
     assert "| first.safetensors | reference |" in shown and "| 2 GB | 1 GB |" in shown
+    assert "the most that everything on the machine used" in shown
     second = made.result["models"][1]
     assert second["quality"]["psnr_db"]["mean"] == pytest.approx(20 * np.log10(255 / 3))
     assert second["quality"]["pairs"] == 3 and second["failed"] == 1
