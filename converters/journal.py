@@ -54,7 +54,7 @@ class Journal:
             if number == 0 and entry != self._fingerprint:
                 return {}
             if number > 0 and isinstance(entry, dict):
-                finished.update({name: pieces for name, pieces in entry.items() if _are_pieces(pieces)})
+                finished.update({name: pieces for name, pieces in entry.items() if are_pieces(pieces)})
                 self.remarks.update({name: texts for name, texts in entry.items() if _are_texts(texts)})
         return finished
 
@@ -91,7 +91,8 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
 
 
-def _are_pieces(value: object) -> bool:
+def are_pieces(value: object) -> bool:
+    """Whether this is what a journal says of a tensor."""
     return isinstance(value, list) and all(
         isinstance(piece, list) and len(piece) == 3 and all(type(number) is int and number >= 0 for number in piece)
         for piece in value

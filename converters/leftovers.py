@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConversionError
-from .journal import MAX_JOURNAL_BYTES, lock
+from .journal import MAX_JOURNAL_BYTES, are_pieces, lock
 from .target import temporary_names
 
 _PREFIX, _SUFFIX = ".", ".safetensors.part"
@@ -86,14 +86,15 @@ def _unheld(temporary: Path) -> Iterator[BinaryIO | None]:
 
 def _finished_bytes(journal: Path) -> int:
     """The sum of the pieces that a journal names, as far as it can be read."""
-    if journal.stat().st_size > MAX_JOURNAL_BYTES:
+    if journal.is_symlink() or not journal.is_file() or journal.stat().st_size > MAX_JOURNAL_BYTES:
         return 0
     finished: dict[str, int] = {}
     for line in journal.read_bytes().split(b"\n")[1:-1]:  # the first is the fingerprint, the last was cut off
         try:
             entry = json.loads(line)
             if isinstance(entry, dict):
-                finished.update({name: sum(piece[1] for piece in pieces) for name, pieces in entry.items()})
-        except (ValueError, TypeError, IndexError, RecursionError):  # remarks and damage count for nothing
+                done = {name: pieces for name, pieces in entry.items() if are_pieces(pieces)}
+                finished.update({name: sum(piece[1] for piece in pieces) for name, pieces in done.items()})
+        except (ValueError, RecursionError):  # remarks and damage count for nothing
             continue
     return sum(finished.values())

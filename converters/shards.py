@@ -201,7 +201,7 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
         raise SourceError(f"{path} cannot be opened: {error}.") from error
     cache = next((parent.parent for parent in home.parents if parent.name == "snapshots"), home)
     if not (real.is_relative_to(home) or real.is_relative_to(cache / "blobs")) or not real.is_file():
-        raise SourceError(f"{path} is a link that leads out of its folder, to {real}; put the file itself there.")
+        raise SourceError(f"{path} is a link that leads out of its folder; put the file itself there.")
     return path
 
 

@@ -48,8 +48,7 @@ def executed(node_id: str, prompt: Any, inputs: dict[str, Any]) -> str:
     if not gate.spend(token_of(prompt, node_id), node_id):
         return _idle(name, source)
     with board.conversion(host.current_prompt() or "", node_id, source, name) as entry:
-        job = _job(name, inputs)
-        entry.target = checkpoints.output_id(job.target)
+        job = _job(name, inputs, entry)
         current = earlier.is_current(job.target, job.source, job.statistics, job.calibration, job.options)
         if job.overwrite or not current:
             _run(node_id, job, entry)
@@ -67,15 +66,21 @@ def _idle(name: str, source: str) -> str:
     return earlier.text_of(there) or idle_text(there.name, exists=True)
 
 
-def _job(name: str, inputs: dict[str, Any]) -> Job:
-    """The files and options behind the widgets' values."""
+def _job(name: str, inputs: dict[str, Any], entry: Conversion) -> Job:
+    """The files and options behind the widgets' values; the entry is told what each file is called."""
     host.require_nvfp4_loader()
     path = checkpoints.source_path(inputs["source"])
+    entry.paths[path] = inputs["source"]
     calibration = None if inputs["calibration"] == host.NONE else inputs["calibration"]
     all_in_one = inputs["layout"] != "diffusion-model" and _is_all_in_one(path)
+    target = checkpoints.output_path(name, all_in_one=all_in_one)
+    entry.target = entry.paths[target] = checkpoints.output_id(target)
+    statistics = CALIBRATIONS.existing(calibration) if calibration is not None else None
+    if statistics is not None and calibration is not None:
+        entry.paths[statistics] = calibration
     return Job(
         source=path,
-        target=checkpoints.output_path(name, all_in_one=all_in_one),
+        target=target,
         options=Options(
             recipe=_recipe(inputs["recipe"]),
             rounding=inputs["rounding"],
@@ -83,7 +88,7 @@ def _job(name: str, inputs: dict[str, Any]) -> Job:
             layout=inputs["layout"],
             text_encoder=inputs["text_encoder"],
         ),
-        statistics=CALIBRATIONS.existing(calibration) if calibration is not None else None,
+        statistics=statistics,
         calibration=calibration,
         overwrite=inputs["overwrite"],
         inputs=inputs,

@@ -14,11 +14,11 @@ MAX_REPORT_BYTES = 64 << 20
 
 
 def report_of(output: Path) -> Mapping[str, Any] | None:
-    """The report beside a converted file as data, None when there is none or it is not one."""
+    """The report beside a converted file as data, None when there is none, it is not one, or it is a link."""
     stem = report_stem(output)
     path = stem.with_name(stem.name + ".json")
     try:
-        if path.stat().st_size > MAX_REPORT_BYTES:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_REPORT_BYTES:
             return None
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -33,7 +33,7 @@ def text_of(output: Path) -> str | None:
         return None
     try:
         return conversion_text(data["summary"], output.name, data["plan"]["warnings"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # not as this pack writes them
         return None
 
 

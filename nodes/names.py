@@ -14,12 +14,15 @@ from ..calibration.errors import StudioError
 SUFFIX = ".safetensors"
 MAX_PART = 200
 """Bytes of one part of a name: file systems allow 255, and a suffix and a temporary name come on top."""
+MAX_NAME = 1000
+"""Bytes of a whole name: systems take paths of 4096 bytes, some of 1024."""
 
 # Windows opens these as devices in every folder and with every suffix.
 _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$"} | {
     f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"
 }
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028\u2029\u202a-\u202e\u2066-\u2069]')
+"""Line ends and what turns the direction of writing as well: a question before a deletion must name the file that goes."""
 
 
 class InvalidName(StudioError):
@@ -41,6 +44,8 @@ def relative_parts(name: str, what: str) -> tuple[str, ...]:
     found = _FORBIDDEN.search(text)
     if found:
         raise InvalidName(f"The {what} {name!r} contains {found.group()!r}: use letters, digits, dots and dashes.")
+    if _length(text, what) > MAX_NAME:
+        raise InvalidName(f"The {what} has {_length(text, what)} bytes, more than {MAX_NAME}: shorten it.")
     parts = tuple(text.split("/"))
     for part in parts:
         if part in ("", ".", ".."):

@@ -106,7 +106,7 @@ def reading(answer: str) -> Handler:
     """A handler that answers from the query."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        return _response(await asyncio.to_thread(_answered, answer, request.query))
+        return await asyncio.to_thread(_answered, answer, request.query)
 
     return handler
 
@@ -116,7 +116,7 @@ def asking(answer: str, limit: int) -> Handler:
 
     async def handler(request: web.Request) -> web.StreamResponse:
         body = await json_object(request, limit)
-        return _response(await asyncio.to_thread(_answered, answer, body))
+        return await asyncio.to_thread(_answered, answer, body)
 
     return handler
 
@@ -125,17 +125,19 @@ def _streamed(path: Path) -> web.FileResponse:
     return web.FileResponse(path, headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
 
 
-def _answered(answer: str, asked: Mapping[str, Any]) -> Any:
+def _answered(answer: str, asked: Mapping[str, Any]) -> web.Response:
     module, _, function = answer.partition(".")
     found: Answer = getattr(import_module(f".studio.{module}", __package__), function)
-    return found(asked)
+    return _response(found(asked))
 
 
 def _response(found: Any) -> web.Response:
+    from .studio.plain import as_json  # with the first request, as the rest of the studio
+
     headers = {"Cache-Control": "no-store"}
     if isinstance(found, bytes):
         return web.Response(body=found, content_type="image/png", headers=headers)
-    response = web.json_response(found, headers=headers)
+    response = web.json_response(text=as_json(found), headers=headers)
     if response.content_length and response.content_length > COMPRESSED_FROM:
         response.enable_compression()
     return response

@@ -8,10 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ...calibration.errors import StudioError
 from ...converters import Cancelled
+from .told import told
 
 FINISHED = 100
 """So many are remembered; a page that was closed meanwhile wants to know what ended."""
@@ -22,7 +24,10 @@ RATE_SECONDS = 10.0
 
 @dataclass
 class Conversion:
-    """One conversion. ``source`` and ``target`` are ids; ``target`` is a mere name until the plan tells the folder."""
+    """One conversion. ``source`` and ``target`` are ids; ``target`` is a mere name until the plan tells the folder.
+
+    ``paths``: files that errors may name, and what a page calls them.
+    """
 
     prompt_id: str
     node: str
@@ -35,6 +40,7 @@ class Conversion:
     error: str | None = None
     cancelled: bool = False
     ended: float | None = None
+    paths: dict[Path, str] = field(default_factory=dict)
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
     _next_event: float = 0.0
 
@@ -101,7 +107,7 @@ class Board:
             entry.error, entry.cancelled = None, True
             raise
         except (StudioError, OSError) as error:
-            entry.error = str(error)
+            entry.error = told(str(error), entry.paths)
             raise
         finally:
             entry.ended = time.time()

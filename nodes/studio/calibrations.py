@@ -110,10 +110,11 @@ def merged(body: Mapping[str, Any]) -> dict[str, Any]:
     The influence that lies beside them is added up too.
     """
     sources, into = names_in(body, "names", MAX_MERGED), name_in(body, "into")
-    if len(set(sources)) != len(sources) or len(sources) < 2:
+    paths = {name: CALIBRATIONS.exchangeable(name) for name in sources}
+    # By the files themselves: a name may be written in several ways, and a link is a second name.
+    if len({path.resolve() for path in paths.values()}) != len(sources) or len(sources) < 2:
         raise Refused(400, "Choose two or more different calibrations to merge.")
     target = CALIBRATIONS.writable(into)
-    paths = {name: CALIBRATIONS.exchangeable(name) for name in sources}
     if target.exists() and target not in paths.values():
         raise Refused(
             400, f"There is a calibration {into!r} already: choose another name, or merge into one of the chosen."
@@ -123,7 +124,7 @@ def merged(body: Mapping[str, Any]) -> dict[str, Any]:
         save(total, target)
         keep_beside(probes, target)
     host.refresh_lists()
-    return {"name": into}
+    return {"name": CALIBRATIONS.name_of(target)}
 
 
 def deleted(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...calibration.errors import StudioError
 from ...calibration.files import write_atomically
 from ...converters.leftovers import discard, leftovers
 from .. import checkpoints, names
@@ -33,16 +34,26 @@ def forget(target: Path) -> None:
 
 
 def recorded(target: Path) -> Inputs | None:
-    """What was asked for, None where that is not known."""
+    """What was asked for, None where that is not known or would make another file."""
     path = _place(target)
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_BYTES:
             return None
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    usable = isinstance(data, dict) and all(isinstance(value, str | bool) for value in data.values())
-    return data if usable else None
+    if not isinstance(data, dict) or not all(isinstance(value, str | bool) for value in data.values()):
+        return None
+    return data if _leads_to(target, data) else None
+
+
+def _leads_to(target: Path, inputs: Inputs) -> bool:
+    """Whether a node with these inputs would write ``target``: what was asked for lies in a file, and files can lie."""
+    try:
+        name = names.converted_name(str(inputs["source"]), str(inputs["output_name"]))
+        return target in checkpoints.output_candidates(name)
+    except (KeyError, StudioError):
+        return False
 
 
 def interrupted(running: Collection[str]) -> list[dict[str, Any]]:

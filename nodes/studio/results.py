@@ -14,13 +14,17 @@ from ...converters.plots import block_map
 from .. import checkpoints, earlier, host, names
 from ..errors import HostError
 from ..guard import Refused
+from .anatomy import place
 from .cache import FileCache
 from .calibrations import png
 from .fields import choice_in, name_in
+from .plain import is_number
 from .sources import loader
 
 PLOTS = ("map", "size", "error", "activations")
 MAX_PLOT_BYTES = 16 << 20
+MAX_BLOCKS, MAX_KINDS, MAX_FORMATS = 400, 400, 30
+"""So much a map that is drawn from a report may show, whatever the report says."""
 _made: FileCache[Mapping[str, Any] | None] = FileCache(256)
 _reports: FileCache[Mapping[str, Any]] = FileCache(4)
 """The report of a model of 840 layers takes a megabyte as text."""
@@ -48,9 +52,10 @@ def plot(query: Mapping[str, Any]) -> bytes:
     if _is_plain(file) and file.stat().st_size <= MAX_PLOT_BYTES:
         return file.read_bytes()
     report = _report(path)
-    if name != "map" or report is None:
+    layers = _layers(report) if name == "map" and report is not None else []
+    if not layers:
         raise Refused(404, f"There is no plot {name!r} beside {path.name}: convert again to have it drawn.")
-    return png(block_map(_layers(report)))
+    return png(block_map(layers))
 
 
 def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,9 +63,10 @@ def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
     identity = name_in(body, "id")
     path = _path(identity)
     report = _report_file(path)
-    path.unlink()
+    path.unlink(missing_ok=True)
     for extra in (report, report.with_suffix(".md"), *(_plot_file(path, name) for name in PLOTS)):
-        extra.unlink(missing_ok=True)
+        if not extra.is_dir():
+            extra.unlink(missing_ok=True)
     host.refresh_lists()
     return {"deleted": identity}
 
@@ -115,8 +121,19 @@ def _report(path: Path) -> Mapping[str, Any] | None:
 
     report = _reports.get(path, read)
     plan, summary = report.get("plan"), report.get("summary")
-    usable = isinstance(summary, dict) and isinstance(plan, dict) and isinstance(plan.get("layers"), list)
-    return report if usable else None
+    if not isinstance(summary, dict) or not isinstance(plan, dict) or not isinstance(plan.get("layers"), list):
+        return None
+    texts = {key: _texts(plan.get(key)) for key in ("warnings", "repairs")}
+    layers = [layer for layer in plan["layers"] if _is_layer(layer)]
+    return {**report, "plan": {**plan, **texts, "layers": layers}, "problems": _texts(report.get("problems"))}
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _is_layer(layer: Any) -> bool:
+    return isinstance(layer, dict) and all(isinstance(layer.get(key), str) for key in ("name", "format"))
 
 
 def _from_header(path: Path) -> dict[str, Any]:
@@ -154,23 +171,27 @@ def _entry(identity: str, path: Path) -> dict[str, Any] | None:
 
     try:
         stat = path.stat()
+        facts = {"id": identity, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        return {**facts, **_summaries.get(path, read)}
     except OSError:  # gone since it was listed
         return None
-    facts = {"id": identity, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-    return {**facts, **_summaries.get(path, read)}
 
 
 def _layers(report: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:
-    """Name, format and SQNR of each layer of the diffusion model, as far as the report has them."""
+    """Name, format and SQNR of each layer of the diffusion model; none where they are more than a map can show."""
     found = []
     for layer in report["plan"]["layers"]:
-        if not isinstance(layer, dict) or layer.get("component", "diffusion_model") != "diffusion_model":
+        if layer.get("component", "diffusion_model") != "diffusion_model":
             continue
         error = layer.get("error")
         db = error.get("sqnr_db") if isinstance(error, dict) else None
-        known = db if isinstance(db, int | float) else None
-        found.append((str(layer.get("module") or layer.get("name")), str(layer.get("format")), known))
-    return found
+        found.append((str(layer.get("module") or layer["name"]), layer["format"], db if is_number(db) else None))
+    places = [place(name) for name, _, _ in found]
+    numbers = {block.rpartition(".")[2] for block, _ in places if block}
+    kinds = {(block.rpartition(".")[0], kind) for block, kind in places if block}
+    formats = {stored for _, stored, _ in found}
+    few = all(len(number) < 5 and int(number) < MAX_BLOCKS for number in numbers)
+    return found if few and len(kinds) <= MAX_KINDS and len(formats) <= MAX_FORMATS else []
 
 
 def _plots(path: Path) -> list[str]:

@@ -66,7 +66,7 @@ def saved(body: Mapping[str, Any]) -> dict[str, Any]:
     with by_id({path: name}):
         save_recipe(path, with_pins(recipe, {}, name=name, title=title))
     host.refresh_lists()
-    return {"id": recipes.MINE + name}
+    return {"id": recipes.MINE + RECIPES.name_of(path)}
 
 
 def deleted(body: Mapping[str, Any]) -> dict[str, Any]:

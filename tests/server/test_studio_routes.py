@@ -126,6 +126,9 @@ def test_calibrations_are_merged_into_a_new_file_and_deleted(server: Any) -> Non
     assert (first.read_bytes(), second.read_bytes()) == before
     status, answer = server.request("/nvfp4_studio/calibrations/merge", {"names": ["one", "two"], "into": "seen"})
     assert status == 400 and "already" in answer["error"]
+    for twice in (["one", "one.safetensors"], ["one", " one "]):
+        status, answer = server.request("/nvfp4_studio/calibrations/merge", {"names": twice, "into": "twice"})
+        assert status == 400 and "different" in answer["error"]
     post(server, "calibrations/delete", name="both")
     assert "both" not in [entry["name"] for entry in get(server, "calibrations")["calibrations"]]
 
@@ -182,6 +185,8 @@ def test_pins_are_planned_saved_and_converted_from(server: Any) -> None:
     assert post(server, "recipes/delete", id="my/by-hand") == {"deleted": "my/by-hand"}
     assert "my/by-hand" not in [recipe["id"] for recipe in get(server, "recipes")["recipes"]]
     assert server.request("/nvfp4_studio/recipes/delete", {"id": "flux"})[0] == 400
+    assert post(server, "recipes/save", name=" by-hand.json ", plan=asked) == {"id": "my/by-hand"}
+    post(server, "recipes/delete", id="my/by-hand")
 
 
 @pytest.mark.parametrize(
@@ -242,6 +247,9 @@ def test_running_waiting_cancelled_and_failed_conversions_are_told(server: Any) 
     assert ended[ids[0]]["cancelled"] and ended[ids[0]]["error"] is None
     assert ended[ids[1]]["error"] is None and not ended[ids[1]]["cancelled"]
     assert "There is no calibration 'absent'" in ended[ids[2]]["error"]
+    server.finish(press(server, "second", recipe="auto"))
+    said = get(server, "conversions")["finished"][0]["error"]
+    assert said.startswith("diffusion_models/second.safetensors exists already") and str(server.base) not in said
     output = server.base / "output" / "diffusion_models"
     assert not (output / "first.safetensors").exists() and (output / "second.safetensors").exists()
     assert list(output.glob(".*")) == []
@@ -275,6 +283,15 @@ def test_leftovers_are_listed_and_discarded(server: Any) -> None:
     assert post(server, "conversions/discard", id=found["id"]) == {"deleted": found["id"]}
     assert list(output.iterdir()) == []
     assert server.request("/nvfp4_studio/conversions/discard", {"id": found["id"]})[0] in (400, 404)
+    asked = {"source": FLUX, "output_name": "sub/x", "overwrite": True}
+    for name, offered in (("sub/x", True), ("kept", False)):
+        for path, data in left.items():
+            path.write_bytes(data)
+        (output / ".x.safetensors.asked").write_text(json.dumps({**asked, "output_name": name}))
+        (found,) = get(server, "conversions")["interrupted"]
+        assert (found["options"] is not None) == offered
+        post(server, "conversions/discard", id=found["id"])
+    assert list(output.iterdir()) == []
 
 
 # Step 5: results
@@ -318,6 +335,87 @@ def test_a_result_without_its_report_is_still_told_and_usable(server: Any) -> No
     assert report["loader"]["value"] == "lonely.safetensors" and "missing" in report["plan"]["warnings"][0]
     assert report["summary"]["output_bytes"] > 0 and report["plots"] == []
     assert server.request(f"/nvfp4_studio/result_plot?id={result}&name=map")[0] == 404
+
+
+@pytest.fixture
+def reported(server: Any) -> Iterator[Callable[..., str]]:
+    """A function that puts another report beside a copy of a converted file, and gives the file's id."""
+    output = server.base / "output" / "diffusion_models"
+    good = output / "reported.safetensors"
+    if not good.exists():
+        converted(server, "reported")
+    copy, report = output / "claimed.safetensors", output / "claimed.report.json"
+
+    def put(text: str) -> str:
+        copy.write_bytes(good.read_bytes())
+        report.unlink(missing_ok=True)
+        report.write_text(text)
+        return "diffusion_models/claimed.safetensors"
+
+    yield put
+    for path in (copy, report):
+        path.unlink(missing_ok=True)
+
+
+def strict_json(server: Any, path: str, **body: Any) -> Any:
+    """An answer as a browser reads it: NaN and Infinity are no JSON."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(
+        f"{server.url}/nvfp4_studio/{path}", data=data, headers={"Content-Type": "application/json"} if data else {}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read(), parse_constant=refuse)
+
+
+LAYER = '{"name": "a.0.b", "module": "a.0.b", "format": "nvfp4", "error": {"sqnr_db": 20}}'
+
+
+@pytest.mark.parametrize(
+    ("summary", "plan"),
+    [
+        ('{"mean_sqnr_db": NaN, "worst_sqnr_db": 1e999}', f'{{"layers": [{LAYER}]}}'),
+        ("{}", f'{{"layers": [{LAYER}], "formats": {"[" * 900 + "]" * 900}}}'),
+        ("{}", f'{{"layers": [null, 7, {{}}, {LAYER}], "warnings": {{"a": 1}}, "repairs": [7]}}'),
+        ("{}", f'{{"layers": [{LAYER}, {LAYER.replace("20", "NaN")}, {LAYER.replace("20", "9" * 400)}]}}'),
+        ("{}", f'{{"layers": [{LAYER}, {LAYER.replace("a.0.b", "a.999999.b")}]}}'),
+        ("{}", f'{{"layers": [{", ".join(LAYER.replace("a.0.b", f"a.0.b{number}") for number in range(3000))}]}}'),
+    ],
+)
+def test_a_report_that_this_pack_did_not_write_breaks_no_page(
+    server: Any, reported: Callable[..., str], summary: str, plan: str
+) -> None:
+    identity = reported(f'{{"summary": {summary}, "plan": {plan}}}')
+    assert identity in [entry["id"] for entry in strict_json(server, "results")["results"]]
+    found = strict_json(server, "result", id=identity)["plan"]
+    assert all(layer["name"] and layer["format"] == "nvfp4" for layer in found["layers"]) and found["layers"]
+    assert found["warnings"] == found["repairs"] == []
+    assert server.request(f"/nvfp4_studio/result_plot?id={identity}&name=map")[0] in (200, 404)
+
+
+def test_a_link_as_report_is_neither_read_nor_followed(server: Any, reported: Callable[..., str]) -> None:
+    identity = reported("{}")
+    report = server.base / "output" / "diffusion_models" / "claimed.report.json"
+    far = server.base / "far.json"
+    far.write_text('{"summary": {"secret": 1}, "plan": {"layers": []}}')
+    report.unlink()
+    report.symlink_to(far)
+    assert "secret" not in post(server, "result", id=identity)["summary"]
+    post(server, "results/delete", id=identity)
+    assert far.exists() and not report.is_symlink()
+
+
+def test_a_folder_with_the_name_of_a_report_stays(server: Any, reported: Callable[..., str]) -> None:
+    identity = reported("{}")
+    report = server.base / "output" / "diffusion_models" / "claimed.report.json"
+    report.unlink()
+    report.mkdir()
+    post(server, "results/delete", id=identity)
+    assert report.is_dir() and identity not in [entry["id"] for entry in get(server, "results")["results"]]
+    report.rmdir()
 
 
 # Events

@@ -75,3 +75,14 @@ def test_a_damaged_journal_counts_what_can_be_read(tmp_path: Path) -> None:
     )
     found = leftover(target)
     assert found is not None and found.done == 450
+
+
+@pytest.mark.parametrize(
+    "line", ['{"c": [{}]}', '{"c": [[0, NaN, 7]]}', '{"c": [[0, -5, 7]]}', '{"c": [[0, 1e999, 7]]}', "[" * 100_000, "7"]
+)
+def test_damaged_lines_of_a_journal_count_for_nothing(tmp_path: Path, line: str) -> None:
+    target = left(tmp_path)
+    journal = temporary_names(target)[1]
+    journal.write_bytes(journal.read_bytes() + line.encode() + b"\n")
+    found = leftover(target)
+    assert found is not None and found.done == 400

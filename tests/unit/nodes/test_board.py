@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +68,11 @@ def test_only_the_last_ones_are_remembered_newest_first(board: Board) -> None:
             pass
     found = board.finished()
     assert len(found) == FINISHED and found[0]["prompt_id"] == str(FINISHED + 4)
+
+
+def test_errors_name_files_as_pages_do(board: Board, tmp_path: Path) -> None:
+    target = tmp_path / "output" / "a.safetensors"
+    with pytest.raises(PlanError), board.conversion("p", "5", "s", "a") as entry:
+        entry.paths[target] = "diffusion_models/a.safetensors"
+        raise PlanError(f"{target} exists already; {target.parent} is full.")
+    assert board.finished()[0]["error"] == "diffusion_models/a.safetensors exists already; its folder is full."
