@@ -1,14 +1,32 @@
 // Step 4: conversions run in ComfyUI's own queue; the server knows their state, whatever page looks.
 
+import { calibrationName } from "./calibrations.js";
 import { planRequest } from "./plans.js";
 
 /** The node's id in the queued prompt. No node of a workflow has it, so none is drawn as the one that runs. */
 export const NODE_ID = "nvfp4_studio";
 const KEPT_FINISHED = 20;
+const NAME_LETTERS = 40;
 
 /** Whether the plan is more than the node's own widgets can say. */
 export function needsRecipe(choices) {
   return Object.keys(choices.pins).length > 0 || choices.budget.trim() !== "";
+}
+
+/**
+ * The name of the recipe that a plan is converted with. A conversion reads its recipe when its turn comes, so every
+ * plan has a name of its own: those that wait keep theirs, whatever is pinned meanwhile.
+ */
+export function recipeNameOf(source, choices) {
+  const file = [...calibrationName(source)].slice(0, NAME_LETTERS).join("");
+  return `${file}-studio-${checksum(JSON.stringify(planRequest(source, choices)))}`;
+}
+
+/** FNV-1a of a text's UTF-16 units, eight hexadecimal digits. */
+function checksum(text) {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i += 1) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return (hash >>> 0).toString(16).padStart(8, "0");
 }
 
 /** The inputs of the convert node for a source and what was chosen; `defaults` are the server's. */
@@ -62,10 +80,10 @@ export function createConversions({ store, client, clientId, textOf, ended }) {
     }
   }
 
-  async function start(source, choices, recipeName) {
+  async function start(source, choices) {
     let chosen = choices;
     if (needsRecipe(choices)) {
-      const { id } = await client.saveRecipe(recipeName, planRequest(source, choices), true);
+      const { id } = await client.saveRecipe(recipeNameOf(source, choices), planRequest(source, choices), true);
       chosen = { ...choices, recipe: id };
     }
     return queue(inputsOf(source, chosen, store.state.options.defaults));

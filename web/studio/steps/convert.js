@@ -48,7 +48,7 @@ export function convertStep(session) {
   async function convert() {
     const { source } = store.state;
     start.disabled = true;
-    await queue(() => conversions.start(source, usableChoices(store.state), `${calibrationName(source)}-studio`));
+    await queue(() => conversions.start(source, usableChoices(store.state)));
     start.disabled = false;
   }
 

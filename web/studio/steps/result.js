@@ -100,13 +100,13 @@ function reportView({ t, host }) {
     shown = report;
     const { summary, plan } = report;
     size.update(t.size(summary.output_bytes));
-    ratio.update(t.percent(summary.ratio));
+    ratio.update(Number.isFinite(summary.ratio) ? t.percent(summary.ratio) : "–");
     const decibels = (value) => (Number.isFinite(value) ? t.decibels(value) : "–");
     mean.update(decibels(summary.mean_sqnr_db), t("result.sqnrHelp"));
     worst.update(decibels(summary.worst_sqnr_db), summary.worst_layer ?? null);
     const bad = report.problems ?? [];
     if (bad.length) checked.show("warning", t("result.problems", { count: bad.length }), bad.join("\n"));
-    else checked.show("success", t("result.verified", { count: report.verified_tensors ?? 0 }));
+    else checked.show("success", report.verified_tensors ? t("result.verified", { count: report.verified_tensors }) : "");
     const calibration = plan.calibration ? t("result.calibrated", { name: plan.calibration }) : t("result.uncalibrated");
     setText(facts, [t("result.from", { source: plan.source, recipe: plan.recipe }), calibration].join(" "));
     setChildren(warnings, (plan.warnings ?? []).map((text) => h("li", {}, text)));
