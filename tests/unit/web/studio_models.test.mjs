@@ -9,7 +9,7 @@ import { adviceOf } from "../../../web/studio/parts/calibration_details.js";
 import { errorScale, mapsOf } from "../../../web/studio/parts/block_map.js";
 import { placed, pointsOf } from "../../../web/studio/parts/curve.js";
 import { runningTexts } from "../../../web/studio/parts/jobs.js";
-import { binHeights, calibrationName, usableChoices } from "../../../web/studio/model/calibrations.js";
+import { binHeights, calibrationName, createCalibrations, usableChoices } from "../../../web/studio/model/calibrations.js";
 import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
 import { afterEvent, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
 import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } from "../../../web/studio/model/plans.js";
@@ -222,6 +222,22 @@ test("advice is told once, what is missing before what is fine", () => {
   assert.equal(adviceOf({ ...found, enough: true }, "enough")[0], "enough");
   assert.deepEqual(binHeights([0, 2, 4]), [0, 0.5, 1]);
   assert.equal(calibrationName("checkpoints/sub/my model.v2.safetensors"), "my model.v2");
+});
+
+test("the list of calibrations is asked for again when a sampling has ended: influence may be there for the first time", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const store = createStore({ calibrations: [{ name: "c", influence: false }], choices: { calibration: null }, live: {}, statistics: {} });
+  const client = { calibrations: async () => ({ calibrations: [{ name: "c", influence: true }] }) };
+  const calibrations = createCalibrations({ store, client, textOf: String, select() {}, arrived() {} });
+  const heard = async (event) => {
+    calibrations.live(event);
+    context.mock.timers.tick(1000);
+    await Promise.resolve();
+    await Promise.resolve();
+    return store.state.calibrations[0].influence;
+  };
+  assert.equal(await heard({ name: "c", running: true, calls: 3 }), false);
+  assert.equal(await heard({ name: "c", running: false, calls: 8 }), true);
 });
 
 test("an example workflow gets the user's file, source and calibration, and nothing else changes", () => {
