@@ -11,7 +11,7 @@ import { placed, pointsOf } from "../../../web/studio/parts/curve.js";
 import { runningTexts } from "../../../web/studio/parts/jobs.js";
 import { binHeights, calibrationName, createCalibrations, usableChoices } from "../../../web/studio/model/calibrations.js";
 import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
-import { afterEvent, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
+import { afterEvent, createConversions, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
 import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } from "../../../web/studio/model/plans.js";
 import { worstLayers } from "../../../web/studio/model/results.js";
 import { defaultsOf, sensitivitiesOf } from "../../../web/studio/model/sensitivities.js";
@@ -116,6 +116,26 @@ test("the queued prompt is one convert node with its token, and pins make a reci
   const { calibration, rounding, output_name: name, conversion_token: token } = node.inputs;
   assert.deepEqual([calibration, rounding, name, token], ["none", "auto", "b", "T"]);
   assert.deepEqual([DEFAULTS, { ...DEFAULTS, pins: { a: "fp8" } }, { ...DEFAULTS, budget: "size<=1GB" }].map(needsRecipe), [false, true, true]);
+});
+
+test("plans that wait in the queue keep recipes of their own; the same plan has the same one", async () => {
+  const saved = [];
+  const client = {
+    saveRecipe: async (name) => (saved.push(name), { id: `my/${name}` }),
+    token: async () => "T",
+    queue: async () => ({ prompt_id: "p" }),
+    conversions: async () => ({ running: [], queued: [], finished: [], interrupted: [] }),
+  };
+  const store = { state: { options: { defaults: {} } }, set() {} };
+  const conversions = createConversions({ store, client, clientId: () => "c", textOf: String, ended() {} });
+  const pinned = (policy) => ({ ...DEFAULTS, pins: { a: policy } });
+  await conversions.start("checkpoints/a.safetensors", pinned("keep"));
+  await conversions.start("checkpoints/a.safetensors", pinned("nvfp4"));
+  await conversions.start("checkpoints/a.safetensors", { ...pinned("keep"), output_name: "other" });
+  await conversions.start("diffusion_models/a.safetensors", pinned("keep"));
+  assert.equal(new Set(saved).size, 3);
+  assert.equal(saved[0], saved[2]);
+  assert.match(saved[0], /^a-studio-[0-9a-f]{8}$/);
 });
 
 test("events move a conversion from waiting to running to ended", () => {
