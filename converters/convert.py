@@ -20,7 +20,6 @@ from .passthrough import reserved_place
 from .pipeline import Progress, default_workers, never, no_progress, one_thread
 from .plan import Options, Plan
 from .report import Report
-from .rounding import INFORMED
 from .source import Source, open_source
 from .target import temporary_names
 from .verify import verify_sources
@@ -145,11 +144,10 @@ def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) ->
         json.dumps([plan.to_json(), dict(plan.metadata), source.stamp(), torch.__version__, kitchen]).encode()
     )
     for layer in plan.layers:
-        looks = layer.rounding in INFORMED or layer.gain or layer.pre_quant_exponent is not None
-        if calibration is not None and looks:
-            channels = calibration.layers[layer.module].channels
-            if channels is not None:
-                decided.update(channels.sums.numpy().tobytes())
+        looks = layer.rounding not in ("", "nearest") or layer.gain or layer.pre_quant_exponent is not None
+        seen = calibration.layers.get(layer.module) if calibration is not None and looks else None
+        if seen is not None and seen.channels is not None:
+            decided.update(seen.channels.sums.numpy().tobytes())
     return decided.hexdigest()
 
 

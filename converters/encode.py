@@ -14,7 +14,7 @@ from .held_out import HeldOut, gain_of, outputs
 from .layers import LEGACY_NAMES
 from .layout import TensorSpec
 from .plan import LayerDecision, Outcome
-from .rounding import INFORMED, METHODS
+from .rounding import METHODS
 from .rounding.pre_quant import pre_quant_scale, transformed
 from .source import Source
 
@@ -50,8 +50,8 @@ def encode(
 ) -> Layer:
     """Quantize one weight as the plan says; tensors by their suffixes.
 
-    Where input rows were kept, a rounding that looks at inputs must be closer than ``nearest`` on them, and a gain
-    must help; what does not is not used, and the outcome tells.
+    Where input rows were kept, every rounding must be as close as ``nearest`` on them, and a gain must help; what does
+    not is not used, and the outcome tells.
 
     Args:
         statistics: what was seen of the layer's inputs, for roundings that look at it.
@@ -72,11 +72,11 @@ def encode(
 
     method, notes = layer.rounding or "nearest", []
     tensors = rounded(method)
-    judged = layer.rounding in INFORMED or layer.gain
+    judged = method != "nearest" or layer.gain
     rows = HeldOut.of(statistics, layer.input_scale, layer.full_precision) if judged else None
     if rows is not None:
         found = outputs(weight, tensors, rows, device, check)
-        if method in INFORMED:
+        if method != "nearest":
             plain = rounded("nearest")
             other = outputs(weight, plain, rows, device, check)
             if other.noise().sum() < found.noise().sum():

@@ -253,6 +253,25 @@ def test_a_rounding_that_is_worse_than_nearest_is_not_used_and_the_report_tells(
     assert converted(source, honest, {"policy": "nvfp4", "rounding": "gptq"})[0].plan.layers[0].rounding == "gptq"
 
 
+@pytest.mark.parametrize("rounding", ["four-over-six", "block-search", "block-search-mse"])
+def test_nor_is_one_that_looks_at_no_inputs(source: Path, rounding: str) -> None:
+    """Only one channel carries anything, the one that the method rounds worse than nearest by the most."""
+    errors = []
+    for name in (rounding, "nearest"):
+        tensors = nvfp4.encode(Weight("layer", weights()), Encoding(METHODS[name]))
+        scales = nvfp4.unblocked_scales(tensors["weight_scale"], (ROWS, COLUMNS))
+        rounded = nvfp4.decode_rows(tensors["weight"], scales, tensors["weight_scale_2"], COLUMNS)
+        errors.append((rounded - weights()).square().sum(dim=0))
+    values = torch.zeros(4096, COLUMNS)
+    values[:, int((errors[0] / errors[1]).argmax())] = torch.randn(4096, generator=torch.Generator().manual_seed(16))
+    pin = {"policy": "nvfp4", "rounding": rounding}
+    report, stored = converted(source, calibrated(values), pin)
+    _, nearest = converted(source, calibrated(values), {"policy": "nvfp4", "rounding": "nearest"}, "nearest")
+    assert torch.equal(stored["weight"], nearest["weight"])
+    assert f"in place of {rounding}" in report.plan.layers[0].notes[-1]
+    assert converted(source, calibrated(inputs(4096, 13)), pin)[0].plan.layers[0].rounding == rounding
+
+
 def test_a_resumed_conversion_writes_the_same_bytes_and_the_same_report(
     source: Path, misled: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
