@@ -12,7 +12,7 @@ from ..calibration import Calibration
 from ..calibration.kinds import kinds
 from .activations import check_calibration
 from .decide import context_of
-from .errors import Cancelled
+from .errors import Cancelled, SensitivityError
 from .families import component, detect_family, detect_prefix
 from .fidelity import OUTPUTS, WEIGHTS, Coverage, Fidelity, LayerFidelity
 from .formats import FORMATS
@@ -75,10 +75,16 @@ def output_fidelity(
 
     Raises:
         PlanError: the calibration is of another model.
+        SensitivityError: it kept no row of any quantized layer's input.
     """
     check_calibration(context_of(source, Options(), calibration))
     device = device or torch.device("cpu")
     pairs = [pair for pair in _pairs(source, converted) if pair.computed_quantized]
+    if pairs and not any(rows_kept(calibration.layers.get(pair.module)) for pair in pairs):
+        raise SensitivityError(
+            f"The calibration kept no rows of the input of any layer that is quantized in {converted.path.name}; calibrate with "
+            "detail curvature, or verify without activations."
+        )
     types = kinds(pair.module for pair in _pairs(source, converted))
 
     def check() -> None:

@@ -35,9 +35,9 @@ class InputScale(enum.Enum):
 class Encoding:
     """How one weight is to be encoded.
 
-    ``method`` is the rounding of formats that have a choice, ``statistics`` what it may know of the inputs. ``fields`` are those of the layer's tag, which
-    the plan chose. The arithmetic runs on ``device``, results come back to the CPU. ``check`` is called
-    between pieces and may raise to cancel.
+    ``method`` is the rounding of formats that have a choice, ``statistics`` what it may know of the inputs. ``fields``
+    are those of the layer's tag, which the plan chose. The arithmetic runs on ``device``, results come back to the CPU.
+    ``check`` is called between pieces and may raise to cancel.
     """
 
     method: Rounding

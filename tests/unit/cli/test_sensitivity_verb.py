@@ -127,7 +127,7 @@ def test_a_calibration_without_rows_is_refused(run: Run, files: tuple[Path, Path
 
 
 def test_verify_computes_outputs_on_the_kept_rows(run: Run, files: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    source, calibration, _ = files
+    source, calibration, without = files
     target, page = tmp_path / "t.safetensors", tmp_path / "page.md"
     done = run("convert", source, target, "--recipe", "weight-only", "--calibration", calibration, "--device", "cpu")
     assert done.status == 0, done.err
@@ -136,6 +136,8 @@ def test_verify_computes_outputs_on_the_kept_rows(run: Run, files: tuple[Path, P
     for part in ("4 of 4 Linear layers quantized", "outputs on rows", "WORST BY LARGEST ERROR", "Grade B", "Good:"):
         assert part in result.out
     assert "| blocks.N.mlp.0 | nvfp4 | 2 |" in page.read_text("utf-8")
+    refused = run("verify", source, target, "--activations", without, "--device", "cpu")
+    assert refused.status == 1 and "kept no rows" in refused.err
     outputs = json.loads(run("verify", source, target, "--activations", calibration, "--json").out)["fidelity"]
     weights = json.loads(run("verify", source, target, "--json").out)["fidelity"]
     assert (outputs["of"], weights["of"]) == ("outputs", "weights")
