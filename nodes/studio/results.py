@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...calibration.errors import StudioError
 from ...converters import SourceError, report_stem
 from ...converters.header import read_header
 from ...converters.passthrough import PROVENANCE_KEY
@@ -72,12 +74,13 @@ def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _converted() -> Iterable[tuple[str, Path]]:
-    """Id and path of each converted file in ComfyUI's output folders."""
+    """Id and path of each converted file in ComfyUI's output folders whose name a page can ask for."""
     for key in checkpoints.FOLDERS:
         folder = checkpoints.output_folder(key)
         for path in sorted(folder.rglob(f"*{names.SUFFIX}")):
-            if _is_plain(path) and path.parent.resolve().is_relative_to(folder.resolve()) and _provenance(path):
-                yield f"{key}/{path.relative_to(folder).as_posix()}", path
+            identity = f"{key}/{path.relative_to(folder).as_posix()}"
+            with contextlib.suppress(StudioError):
+                yield identity, _path(identity)
 
 
 def _path(identity: str) -> Path:

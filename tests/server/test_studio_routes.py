@@ -396,6 +396,15 @@ def test_a_report_that_this_pack_did_not_write_breaks_no_page(
     assert server.request(f"/nvfp4_studio/result_plot?id={identity}&name=map")[0] in (200, 404)
 
 
+def test_a_name_that_no_page_can_ask_for_is_not_listed(server: Any, reported: Callable[..., str]) -> None:
+    path = server.base / "output" / reported("{}")
+    odd = path.with_name("claimed\u202e.safetensors")
+    path.rename(odd)
+    listed = [entry["id"] for entry in get(server, "results")["results"]]
+    odd.unlink()
+    assert "diffusion_models/reported.safetensors" in listed and f"diffusion_models/{odd.name}" not in listed
+
+
 def test_a_link_as_report_is_neither_read_nor_followed(server: Any, reported: Callable[..., str]) -> None:
     identity = reported("{}")
     report = server.base / "output" / "diffusion_models" / "claimed.report.json"
