@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
-from ..calibration import ActivationRange, LayerStatistics, input_scale
+from ..calibration import LayerStatistics
 from .activations import activation
 from .context import Context
+from .decided import carried, decided, untouched
 from .errors import PlanError, SourceError
 from .formats import POLICIES, InputScale, nvfp4, tags
 from .formats.weight import one_a_row
-from .layers import BLOCK_SCALES, NEEDED, SourceLayer
+from .layers import BLOCK_SCALES, SourceLayer
 from .layout import TensorSpec
 from .obstacles import NOT_LINEAR, already, fulfils, obstacle
 from .pins import PINNED, Pin
@@ -34,7 +34,7 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
         return _decide_bystander(context, layer)
     module = context.module(layer)
     if not (layer.is_fp8 or layer.is_plain):
-        return _carried(context, layer, module, already(layer))
+        return carried(context, layer, module, already(layer))
     if f"{layer.name}.pre_quant_scale" in layer.companions:
         raise PlanError(
             f"Layer {layer.name} of {context.source.path.name} has a pre_quant_scale, which ComfyUI applies to NVFP4 layers "
@@ -48,14 +48,14 @@ def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:
     if context.family.no_linear(module):
         policy, reason = "keep", NOT_LINEAR
         if not layer.described:
-            return _untouched(context, layer, module, reason)
+            return untouched(context, layer, module, reason)
     if policy in POLICIES and (hindrance := obstacle(context, layer, policy)) is not None:
         policy, reason = "keep", hindrance
     if policy in POLICIES and not fulfils(layer, policy):
         return _quantized(context, layer, module, policy, reason)
     if layer.is_fp8:
         return _kept_fp8(context, layer, module, policy, reason)
-    return _untouched(context, layer, module, reason)
+    return untouched(context, layer, module, reason)
 
 
 def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:
@@ -80,7 +80,7 @@ def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, r
     outputs = [spec(name, suffix, dtype, shape) for suffix, (dtype, shape) in stored.declare(layer.shape, tag).items()]
     if exponent is not None:
         outputs.append(spec(name, "pre_quant_scale", pre_quant.DTYPE, (layer.shape[1],)))
-    decision = _decision(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
+    decision = decided(context, layer, module, stored.NAME, "quantize", reason, chosen, notes, tag, outputs)
     if stored.NAME != nvfp4.NAME:
         return decision
     method, why = rounding_for(pin.rounding if pin and pin.rounding else context.options.rounding, statistics)
@@ -134,7 +134,7 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
     """
     raw = not layer.described
     if raw and policy == "keep" and not context.blocks.contain(layer.weight):
-        return _untouched(context, layer, module, reason)
+        return untouched(context, layer, module, reason)
     repairs = []
     if layer.scale is None:
         repairs.append("weight_scale = 1 added (values unchanged)")
@@ -143,15 +143,15 @@ def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, re
     # Tensor cores multiply no two E5M2 matrices.
     stays_full = layer.full_precision or layer.format == "float8_e5m2" or (raw and policy == "keep")
     chosen, notes = (None, ()) if stays_full else activation(context, module)
-    carried = layer.input_scale if chosen is None and not stays_full else None
-    full_precision = carried is None and (chosen is None or chosen.amax is None)
+    stored = layer.input_scale if chosen is None and not stays_full else None
+    full_precision = stored is None and (chosen is None or chosen.amax is None)
     if full_precision and not layer.full_precision and not raw:
         repairs.append(
             "full_precision_matrix_mult set: ComfyUI would clamp activations at ±448 or cannot multiply E5M2"
         )
-    outputs = _fp8_outputs(context, layer, carried is not None)
+    outputs = _fp8_outputs(context, layer, stored is not None)
     tag = tags.tag(layer.format, full_precision)
-    return _decision(context, layer, module, layer.format, "copy", reason, chosen, notes, tag, outputs, tuple(repairs))
+    return decided(context, layer, module, layer.format, "copy", reason, chosen, notes, tag, outputs, tuple(repairs))
 
 
 def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
@@ -169,8 +169,8 @@ def _decide_bystander(context: Context, layer: SourceLayer) -> LayerDecision:
         linear = encoder is not None and not encoder.family.no_linear(encoder.module(layer))
         return _fp8_bystander(context, layer, linear, reason)
     if layer.is_plain:
-        return _untouched(context, layer, layer.name, reason)
-    return _carried(context, layer, layer.name, reason)
+        return untouched(context, layer, layer.name, reason)
+    return carried(context, layer, layer.name, reason)
 
 
 def _fp8_bystander(context: Context, layer: SourceLayer, linear: bool, reason: str) -> LayerDecision:
@@ -193,7 +193,7 @@ def _fp8_bystander(context: Context, layer: SourceLayer, linear: bool, reason: s
         tag = tag or tags.tag(layer.format, layer.full_precision)
     elif legacy:
         tag = tag or tags.tag(layer.format, layer.full_precision)
-    return _decision(context, layer, layer.name, layer.format, "copy", reason, None, (), tag, outputs, tuple(repairs))
+    return decided(context, layer, layer.name, layer.format, "copy", reason, None, (), tag, outputs, tuple(repairs))
 
 
 def check_block_scales(context: Context) -> None:
@@ -214,74 +214,6 @@ def _refuse_block_scales(context: Context, layer: str) -> None:
             f"{context.source.path}: layer {layer} has block-wise scales ({BLOCK_SCALES}), which ComfyUI does not read; "
             "convert from another release of this model."
         )
-
-
-def _carried(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
-    """A weight that is quantized already keeps its bytes, all its scales and its tag.
-
-    NVFP4 that lost its tag gets one: without it ComfyUI takes the packed bytes for plain weights.
-
-    Raises:
-        PlanError: a tensor is missing without which ComfyUI refuses the layer.
-    """
-    for suffix in NEEDED.get(layer.format, ()):
-        if f"{layer.name}.{suffix}" not in context.source.tensors:
-            raise PlanError(
-                f"Layer {layer.name} of {context.source.path.name} is {layer.format} without its {suffix}; "
-                "the file is damaged, get it from its author again."
-            )
-    lost = layer.tag is None and layer.format == nvfp4.NAME
-    tag, repairs = (tags.tag(nvfp4.NAME, False), ("missing quantization tag added",)) if lost else (layer.tag, ())
-    outputs = [context.unchanged(name) for name in (layer.weight, *layer.companions)]
-    return _decision(context, layer, module, layer.format, "copy", reason, None, (), tag, outputs, repairs)
-
-
-def _untouched(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:
-    repairs = ("scales of a weight that is not quantized removed",) if layer.companions else ()
-    outputs = [context.unchanged(layer.weight)]
-    return _decision(context, layer, module, layer.format, "copy", reason, None, (), None, outputs, repairs)
-
-
-def _decision(
-    context: Context,
-    layer: SourceLayer,
-    module: str,
-    target: str,
-    action: str,
-    reason: str,
-    chosen: ActivationRange | None,
-    notes: tuple[str, ...],
-    tag: Mapping[str, object] | None,
-    outputs: list[TensorSpec],
-    repairs: tuple[str, ...] = (),
-) -> LayerDecision:
-    name = context.output_name(layer.name)
-    amax = chosen.amax if chosen is not None else None
-    if amax is not None:
-        outputs.append(spec(name, "input_scale", torch.float32, ()))
-    if tag is not None:
-        outputs.append(spec(name, "comfy_quant", torch.uint8, (len(tags.encode(tag)),)))
-    own = [*layer.companions, f"{layer.name}.comfy_quant"]
-    tensors = context.source.tensors
-    return LayerDecision(
-        name=name,
-        source_name=layer.name,
-        module=module,
-        component=context.part(layer.weight),
-        shape=layer.shape,
-        source_format=layer.format,
-        format=target,
-        action=action,
-        reason=reason,
-        tag=tag,
-        input_amax=amax,
-        input_scale=input_scale(amax, target) if amax is not None else None,
-        clip_rate=chosen.clip_rate if chosen is not None and amax is not None else None,
-        repairs=repairs,
-        notes=notes,
-        bytes_before=tensors[layer.weight].nbytes + sum(tensors[key].nbytes for key in own if key in tensors),
-        outputs=tuple(outputs),
-    )
 
 
 def _fp8_outputs(context: Context, layer: SourceLayer, with_input_scale: bool) -> list[TensorSpec]:
