@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ...converters import LayerDecision, Recipe
+from ...converters import LayerDecision
 from .. import host
 from ..recipes import AUTO
 from .anatomy import Part, anatomy
@@ -51,7 +51,7 @@ def _answer(decided: Decided, parts: Mapping[str, Part], wanted: Asked) -> dict[
             "error": total(found.values(), _quality(decided)),
         },
         "speed": _speed(decided, wanted),
-        "layers": [_row(layer, parts, decided.base, found, whole) for layer in plan.layers],
+        "layers": [_row(layer, parts, decided, found, whole) for layer in plan.layers],
         "curve": decided.curves.to_json() if decided.curves is not None else None,
     }
 
@@ -75,11 +75,12 @@ def _speed(decided: Decided, wanted: Asked) -> dict[str, Any]:
 
 
 def _row(
-    layer: LayerDecision, parts: Mapping[str, Part], recipe: Recipe, found: Mapping[str, Expected], whole: float
+    layer: LayerDecision, parts: Mapping[str, Part], decided: Decided, found: Mapping[str, Expected], whole: float
 ) -> dict[str, Any]:
     own = layer.component == "diffusion_model"
     part = parts.get(layer.module) if own else None
     error = found.get(layer.module) if own else None
+    seen = decided.calibration.layers.get(layer.module) if own and decided.calibration is not None else None
     return {
         "name": layer.name,
         "module": layer.module,
@@ -97,7 +98,8 @@ def _row(
         "rounding": layer.rounding,
         "bytes_before": layer.bytes_before,
         "bytes_after": layer.bytes_after,
-        "pinned": own and layer.module in recipe.layers,
+        "pinned": own and layer.module in decided.base.layers,
+        "histogram": seen is not None and bool(seen.element_magnitude.any()),
         "allowed": list(part.allowed) if part else [],
         "predicted": {
             "sqnr_db": error.sqnr_db if error else None,

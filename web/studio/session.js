@@ -1,6 +1,7 @@
 // The studio without a page: state, what can be done, and what the server tells.
 
 import { createClient } from "./client.js";
+import { COMPARISON, filledComparison, sourceOfResult } from "./comparison.js";
 import { createGraph } from "./graph.js";
 import { calibrationName, createCalibrations } from "./model/calibrations.js";
 import { DEFAULTS, lastSource, recallChoices, rememberChoices } from "./model/choices.js";
@@ -151,6 +152,22 @@ export function createSession({ host, t, storage, templateAddress }) {
     select({ calibration: name });
   }
 
+  /** The comparing example with the result that is looked at and its source, in a new workflow. */
+  async function compareResult() {
+    const { sources: all, source: chosen, result, report } = store.state;
+    const id = sourceOfResult(all ?? [], report.plan.source, result, chosen);
+    if (!id) {
+      host.toast("info", t("result.noSource", { name: report.plan.source }));
+      return;
+    }
+    const { loader, family } = await client.source(id);
+    const answer = await fetch(templateAddress(COMPARISON));
+    const qwen = Boolean(family?.startsWith("qwen-image"));
+    const workflow = filledComparison(await answer.json(), loader, report.loader, qwen);
+    await host.app.refreshComboInNodes?.();
+    await host.app.loadGraphData(workflow, true, true, `${calibrationName(result)}-compare`);
+  }
+
   async function refresh() {
     await Promise.all([sources.refresh(), calibrations.refresh(), conversions.refresh(), results.refresh(), plans.options()]);
     const { source, choices } = store.state;
@@ -184,6 +201,6 @@ export function createSession({ host, t, storage, templateAddress }) {
   }
 
   const headerOf = (id) => (store.state.headers[id]?.pending ? undefined : store.state.headers[id]);
-  const actions = { select, selectSource, go, openResult, useResult, useIn, openTemplate, attempt, refresh, begin, listen };
+  const actions = { select, selectSource, go, openResult, useResult, useIn, openTemplate, compareResult, attempt, refresh, begin, listen };
   return { host, t, store, client, graph, textOf, headerOf, sources, calibrations, plans, conversions, results, sensitivities, ...actions };
 }

@@ -3,6 +3,13 @@
 const BY_FAMILY = { "qwen-image": "nvfp4_diffusion_model", wan: "nvfp4_video" };
 const ALL_IN_ONE = "nvfp4_calibrate_and_convert";
 
+/** Change a node's values in the two ways in which a workflow keeps them: by place, and by name. */
+export function changeValues(node, changed) {
+  node.widgets_values = node.widgets_values.map(changed);
+  const named = Object.entries(node.widgets_values_named ?? {}).map(([name, value]) => [name, changed(value)]);
+  if (named.length) node.widgets_values_named = Object.fromEntries(named);
+}
+
 /** The example workflow for a model as its header describes it, null where none has the right text encoder. */
 export function templateOf(header) {
   if (header?.loader?.class_type === "CheckpointLoaderSimple") return ALL_IN_ONE;
@@ -22,10 +29,10 @@ export function filledTemplate(workflow, loader, source, calibration) {
   const links = new Set(filled.links.filter(([, from]) => from === first.id).map(([, , , to]) => to));
   const behind = filled.nodes.find((node) => node.type === "NVFP4Calibrate" && links.has(node.id));
   const oldName = behind?.widgets_values[0];
-  first.widgets_values[0] = loader.value;
+  changeValues(first, (value) => (value === oldFile ? loader.value : value));
   for (const node of filled.nodes) {
     if (!node.type.startsWith("NVFP4")) continue;
-    node.widgets_values = node.widgets_values.map((value) => {
+    changeValues(node, (value) => {
       if (typeof value === "string" && value.endsWith(`/${oldFile}`)) return source;
       return value === oldName ? calibration : value;
     });

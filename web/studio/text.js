@@ -30,8 +30,11 @@ export function createFormats(locale) {
     return `${number(Math.floor(whole / 3600))} h ${number(Math.floor((whole % 3600) / 60))} min`;
   }
 
+  const fewDigits = new Intl.NumberFormat(locale, { maximumSignificantDigits: 4 });
+
   return {
     number,
+    significant: (value) => fewDigits.format(value),
     size,
     duration,
     rate: (bytesPerSecond) => `${size(bytesPerSecond)}/s`,

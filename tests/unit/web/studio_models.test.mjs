@@ -5,9 +5,11 @@ import { readFileSync, readdirSync } from "node:fs";
 import test from "node:test";
 import { loaderOf, matchingLoaders } from "../../../web/lib/loaders.js";
 import { createClient } from "../../../web/studio/client.js";
+import { filledComparison, sourceOfResult } from "../../../web/studio/comparison.js";
 import { adviceOf } from "../../../web/studio/parts/calibration_details.js";
 import { errorScale, mapsOf } from "../../../web/studio/parts/block_map.js";
 import { placed, pointsOf } from "../../../web/studio/parts/curve.js";
+import { factsOf } from "../../../web/studio/parts/layer_details.js";
 import { runningTexts } from "../../../web/studio/parts/jobs.js";
 import { binHeights, calibrationName, createCalibrations, usableChoices } from "../../../web/studio/model/calibrations.js";
 import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
@@ -276,6 +278,69 @@ test("an example workflow gets the user's file, source and calibration, and noth
     assert.ok(templateOf({ loader, family: "qwen-image" }));
   }
   assert.equal(templateOf({ loader: { class_type: "UNETLoader" }, family: "flux" }), null);
+});
+
+const example = (name) => JSON.parse(readFileSync(new URL(`example_workflows/${name}.json`, root), "utf-8"));
+const QWEN = { class_type: "UNETLoader", widget: "unet_name", value: "mine.safetensors" };
+const CHECKPOINT = { class_type: "CheckpointLoaderSimple", widget: "ckpt_name", value: "all.safetensors" };
+
+/** The class of the node behind each input of a node that is linked: {input: [class, slot]}. */
+function inputsOfNode(workflow, type) {
+  const node = workflow.nodes.find((found) => found.type === type);
+  const linked = workflow.links.filter(([, , , to]) => to === node.id);
+  const typeOf = (id) => workflow.nodes.find((found) => found.id === id).type;
+  return Object.fromEntries(linked.map(([, from, slot, , input]) => [node.inputs[input].name, [typeOf(from), slot]]));
+}
+
+test("the comparing example gets both files, by place and by name", () => {
+  const before = JSON.stringify(example("nvfp4_compare"));
+  const workflow = example("nvfp4_compare");
+  const filled = filledComparison(workflow, QWEN, { ...QWEN, value: "small.safetensors" }, true);
+  const loaders = filled.nodes.filter(({ type }) => type === "UNETLoader");
+  assert.deepEqual(loaders.map((node) => node.widgets_values[0]), ["mine.safetensors", "small.safetensors"]);
+  assert.deepEqual(loaders.map((node) => node.widgets_values_named.unet_name), ["mine.safetensors", "small.safetensors"]);
+  assert.deepEqual(filled.nodes.filter(({ mode }) => mode !== 0), []);
+  assert.equal(JSON.stringify(workflow), before);
+});
+
+test("an all-in-one source brings its own text encoder and VAE into the comparison", () => {
+  const filled = filledComparison(example("nvfp4_compare"), CHECKPOINT, { ...CHECKPOINT, value: "small.safetensors" }, false);
+  const types = filled.nodes.map(({ type }) => type);
+  assert.deepEqual(types.filter((type) => type.endsWith("Loader") || type === CHECKPOINT.class_type), [CHECKPOINT.class_type, CHECKPOINT.class_type]);
+  assert.deepEqual(inputsOfNode(filled, "CLIPTextEncode"), { clip: [CHECKPOINT.class_type, 1] });
+  assert.deepEqual(inputsOfNode(filled, "NVFP4Compare").vae, [CHECKPOINT.class_type, 2]);
+  const { outputs } = filled.nodes.find(({ type }) => type === CHECKPOINT.class_type);
+  const ends = outputs.map(({ links }, slot) => links.map((id) => filled.links.find(([found]) => found === id).slice(1, 3).at(1) === slot));
+  assert.deepEqual(ends, [[true], [true, true], [true]]);
+  assert.deepEqual(filled.nodes.filter(({ mode }) => mode === 4).map(({ type }) => type), ["ModelSamplingAuraFlow", "ModelSamplingAuraFlow"]);
+});
+
+test("the source of a result is the chosen one, else one of its folder, else any of that name", () => {
+  const sources = ["checkpoints/a.safetensors", "diffusion_models/a.safetensors", "diffusion_models/sub/b.safetensors"].map((id) => ({ id }));
+  const found = (file, chosen = null) => sourceOfResult(sources, file, "diffusion_models/x.safetensors", chosen);
+  assert.equal(found("a.safetensors"), "diffusion_models/a.safetensors");
+  assert.equal(found("a.safetensors", "checkpoints/a.safetensors"), "checkpoints/a.safetensors");
+  assert.equal(found("b.safetensors", "checkpoints/a.safetensors"), "diffusion_models/sub/b.safetensors");
+  assert.equal(found("gone.safetensors"), undefined);
+});
+
+test("an example's names are replaced where a workflow keeps them by name too", () => {
+  const filled = filledTemplate(example("nvfp4_diffusion_model"), QWEN, "diffusion_models/mine.safetensors", "mine");
+  const named = (type) => filled.nodes.find((node) => node.type === type).widgets_values_named;
+  assert.equal(named("UNETLoader").unet_name, "mine.safetensors");
+  assert.equal(named("NVFP4Calibrate").name, "mine");
+  assert.deepEqual([named("NVFP4Convert").source, named("NVFP4Convert").calibration], ["diffusion_models/mine.safetensors", "mine"]);
+});
+
+test("a layer's numbers are told where they are known", () => {
+  const layer = { source_format: "bfloat16", format: "nvfp4", reason: "rule", shape: [4096, 64], bytes_before: 524288, bytes_after: 147456 };
+  const known = { ...layer, input_scale: 0.00123456, clip_rate: 0.00012, rounding: "gptq", predicted: { sqnr_db: 20, measured: true } };
+  assert.deepEqual(Object.fromEntries(factsOf(known, t)), {
+    format: "BF16 → NVFP4", reason: "rule", shape: "4,096 × 64", inputScale: "0.001235", clipRate: "0.012 %",
+    measuredError: "20.0 dB", rounding: "gptq", size: "524 KB → 147 KB",
+  });
+  const kept = { ...layer, format: "bfloat16", input_scale: null, clip_rate: null, rounding: null, predicted: { sqnr_db: null } };
+  assert.deepEqual(factsOf(kept, t).map(([key]) => key), ["format", "reason", "shape", "size"]);
 });
 
 test("numbers read as people write them, in their language", () => {

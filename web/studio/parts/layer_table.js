@@ -4,18 +4,20 @@ import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
 import { commonPolicies, formatCounts, grouped, layersMatching } from "../model/plans.js";
 import { formatName } from "../text.js";
 import { icon } from "./controls.js";
+import { layerDetails } from "./layer_details.js";
 
 const AUTO = "";
 const OPENED_BY_SEARCH = 60;
 
 /** {element, update(state), reveal(layer)}; `pin(modules, policy)` changes the plan. */
-export function layerTable({ t, pin }) {
+export function layerTable({ t, host, pin }) {
   const caption = h("caption", { class: "nvfp4-hidden" }, t("table.caption"));
   const heads = ["layer", "format", "error", "size"].map((name) => h("th", { scope: "col", class: `nvfp4-col-${name}` }, t(`table.${name}`)));
   const table = h("table", { class: "nvfp4-table" }, caption, h("thead", {}, h("tr", {}, heads)));
   const empty = h("p", { class: "nvfp4-help", role: "status" });
   const element = h("div", { class: "nvfp4-table-frame" }, table, empty);
   const opened = new Set();
+  const detailed = new Set();
   let last = null;
   const groups = keyedList(table, ({ key }) => `group ${key}`, createGroup);
 
@@ -38,7 +40,7 @@ export function layerTable({ t, pin }) {
 
   function createRow() {
     let layer;
-    const name = h("span", { class: "nvfp4-layer-name" });
+    const name = h("button", { type: "button", class: "nvfp4-layer-name", onclick: () => flip(detailed, layer.name) });
     const reason = h("span", { class: "nvfp4-reason" });
     const choice = formatChoice("table.formatOf", (policy) => pin([layer.module], policy));
     const error = h("td", { class: "nvfp4-number" });
@@ -50,6 +52,7 @@ export function layerTable({ t, pin }) {
         layer = item.layer;
         setText(name, item.label);
         setAttribute(name, "title", `${layer.name}  ${layer.shape.join(" × ")}`);
+        setAttribute(name, "aria-expanded", String(detailed.has(layer.name)));
         setText(reason, layer.reason);
         choice.update(layer.allowed ?? [], layer.pinned ? item.policy : AUTO, layer.module, formatName(layer.format));
         choice.control.disabled = (layer.allowed ?? []).length < 2;
@@ -69,7 +72,7 @@ export function layerTable({ t, pin }) {
     const chevron = icon("chevron-right");
     const name = h("span", {});
     const count = h("span", { class: "nvfp4-reason" });
-    const toggle = h("button", { type: "button", class: "nvfp4-group-toggle", onclick: () => flip(key) }, chevron, h("span", {}, name, count));
+    const toggle = h("button", { type: "button", class: "nvfp4-group-toggle", onclick: () => flip(opened, key) }, chevron, h("span", {}, name, count));
     let modules = [];
     const choice = formatChoice("table.formatOfGroup", (policy) => pin(modules, policy));
     const error = h("td", { class: "nvfp4-number" });
@@ -78,11 +81,15 @@ export function layerTable({ t, pin }) {
     const body = h("tbody", {}, head);
     const members = h("template", {});
     body.append(members);
-    const rows = keyedList(body, ({ layer, head: first }) => (first ? "head" : layer.name), (item) => (item.head ? { element: head, update() {} } : createRow()));
+    const rows = keyedList(body, ({ kind, layer }) => `${kind} ${layer?.name}`, createAny);
+    function createAny({ kind }) {
+      if (kind === "head") return { element: head, update() {} };
+      return kind === "layer" ? createRow() : layerDetails({ t, host });
+    }
     members.remove();
     return {
       element: body,
-      update({ layers, open, by, pins }) {
+      update({ layers, open, by, pins, calibration }) {
         const free = layers.filter(({ allowed }) => allowed?.length > 1);
         modules = free.map((layer) => layer.module);
         setAttribute(toggle, "aria-expanded", String(open));
@@ -95,8 +102,11 @@ export function layerTable({ t, pin }) {
         const errors = layers.map((layer) => layer.predicted?.sqnr_db).filter(Number.isFinite);
         setText(error, errors.length ? t.number(Math.min(...errors), 1) : "–");
         setText(size, t.size(layers.reduce((sum, layer) => sum + layer.bytes_after, 0)));
-        const shown = open ? layers.map((layer) => ({ layer, label: labelOf(layer, by), policy: pins[layer.module] ?? AUTO })) : [];
-        rows([{ head: true }, ...shown]);
+        const shown = (layer) => {
+          const row = { kind: "layer", layer, label: labelOf(layer, by), policy: pins[layer.module] ?? AUTO };
+          return detailed.has(layer.name) ? [row, { kind: "details", layer, calibration }] : [row];
+        };
+        rows([{ kind: "head" }, ...(open ? layers.flatMap(shown) : [])]);
       },
     };
   }
@@ -108,30 +118,31 @@ export function layerTable({ t, pin }) {
 
   const labelOf = (layer, by) => (by === "block" ? layer.kind || layer.module : layer.block || layer.module);
 
-  function flip(key) {
-    if (opened.has(key)) opened.delete(key);
-    else opened.add(key);
+  function flip(set, key) {
+    if (set.has(key)) set.delete(key);
+    else set.add(key);
     update(last);
   }
 
   function update(wanted) {
     last = wanted;
-    const { layers, by, search, pins, pinnedOnly } = wanted;
+    const { layers, by, search, pins, pinnedOnly, calibration } = wanted;
     const found = layersMatching(layers, search).filter((layer) => !pinnedOnly || layer.pinned);
     const narrowed = (search || pinnedOnly) && found.length <= OPENED_BY_SEARCH;
-    groups(grouped(found, by, t("table.outside")).map((group) => ({ ...group, by, pins, open: opened.has(group.key) || narrowed })));
+    groups(grouped(found, by, t("table.outside")).map((group) => ({ ...group, by, pins, calibration, open: opened.has(group.key) || narrowed })));
     setText(empty, found.length ? "" : t("table.nothing"));
     empty.hidden = found.length > 0;
   }
 
-  /** Open a layer's group and put the focus on its format. */
+  /** Open a layer's group and details, and put the focus on its format. */
   function reveal(layer, by) {
+    detailed.add(layer.name);
     opened.add((by === "block" ? layer.block : layer.kind) || t("table.outside"));
     update(last);
     const label = t("table.formatOf", { name: layer.module });
     const control = [...table.querySelectorAll("select")].find((candidate) => candidate.getAttribute("aria-label") === label);
     control?.scrollIntoView({ block: "center" });
-    (control?.disabled ? control.closest("tr").querySelector("th") : control)?.focus?.();
+    (control?.disabled ? control.closest("tr").querySelector("button") : control)?.focus();
   }
 
   return { element, update, reveal };

@@ -17,7 +17,7 @@ export const formatClass = ({ format }) => `nvfp4-format-${COLOURED.includes(for
 
 /** Totals, controls, block map and table: {element, update(state)}. */
 export function planStep(session) {
-  const { t, store, plans } = session;
+  const { t, store, plans, host } = session;
   const view = { by: "block", colour: "format", search: "", pinnedOnly: false };
   const change = (patch) => {
     Object.assign(view, patch);
@@ -33,7 +33,7 @@ export function planStep(session) {
   const by = segments(t("table.groupBy"), [["block", t("table.byBlock")], ["type", t("table.byType")]], (value) => change({ by: value }));
   const search = searchField(t("table.search"), (text) => change({ search: text }));
   const pinnedOnly = checkField(t("table.pinnedOnly"), (checked) => change({ pinnedOnly: checked }));
-  const table = layerTable({ t, pin: plans.pin });
+  const table = layerTable({ t, host, pin: plans.pin });
   const mapSection = section(t("map.title"), colour.element, map.element);
   const body = h(
     "div",
@@ -64,7 +64,7 @@ export function planStep(session) {
     colour.update(view.colour);
     by.update(view.by);
     map.update(state.plan.layers, view.colour);
-    table.update({ layers: state.plan.layers, pins: state.choices.pins, ...view });
+    table.update({ layers: state.plan.layers, pins: state.choices.pins, calibration: state.plan.calibration, ...view });
   }
 
   return { element, update };

@@ -12,14 +12,15 @@ const PLOTS = ["map", "error", "size", "activations"];
 
 /** {element, update(state)}. */
 export function resultStep(session) {
-  const { t, store, results, host, attempt, useResult } = session;
+  const { t, store, results, host, attempt, useResult, compareResult } = session;
   const problem = notice(t("details"));
   const list = cardList(t("result.list"), (id) => results.open(id));
   const none = h("p", { class: "nvfp4-help" }, t("result.none"));
   const use = button(t("result.use"), () => useResult(store.state.report.loader), { kind: "primary", symbol: "check" });
+  const compare = button(t("result.compare"), () => attempt(compareResult), { symbol: "images", title: t("result.compareHelp") });
   const erase = button(t("delete"), remove, { kind: "danger", symbol: "trash" });
   const report = reportView(session);
-  const actions = h("div", { class: "nvfp4-row" }, use, erase);
+  const actions = h("div", { class: "nvfp4-row" }, use, compare, erase);
   const element = h("div", { class: "nvfp4-stack nvfp4-short" }, h("p", { class: "nvfp4-lead" }, t("result.lead")), problem.element, none, list.element, actions, report.element);
 
   async function remove() {
@@ -42,7 +43,7 @@ export function resultStep(session) {
     const failed = state.reportError ?? state.resultsError;
     problem.show("error", failed?.message ?? "", failed?.details);
     actions.hidden = !state.result;
-    use.disabled = !state.report?.loader;
+    use.disabled = compare.disabled = !state.report?.loader;
     report.update(state);
   }
 
