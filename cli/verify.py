@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         _write(arguments, fidelity)
     if arguments.json:
-        print(json.dumps({**_target(arguments), **found.to_json(), "fidelity": fidelity.to_json()}, indent=1))
+        content = {**_target(arguments), **found.to_json(), "fidelity": fidelity.to_json()}
+        print(json.dumps(_without_infinity(content), indent=1, allow_nan=False))
     else:
         _tell(found, fidelity)
     for problem in found.problems:
@@ -83,6 +85,15 @@ def _tell(found: Verification, fidelity: Fidelity) -> None:
     if fidelity.layers:
         print(f"\n{words(fidelity_sections(fidelity))}\n")
     print("Good: everything is as it should be." if not found.problems else f"{len(found.problems)} problems:")
+
+
+def _without_infinity(content: Any) -> Any:
+    """JSON has no word for the error of a layer that cannot be compared: null."""
+    if isinstance(content, dict):
+        return {key: _without_infinity(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_infinity(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _write(arguments: argparse.Namespace, fidelity: Fidelity) -> None:

@@ -145,6 +145,24 @@ def test_verify_computes_outputs_on_the_kept_rows(run: Run, files: tuple[Path, P
     assert all(outputs["mean"][key] > 0 for key in ("mse", "rmse", "rel_rmse", "cosine"))
 
 
+def test_layers_that_cannot_be_compared_are_json_all_the_same(
+    run: Run, files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Two files with the same layers in NVFP4, rounded in two ways."""
+    targets = [tmp_path / f"{rounding}.safetensors" for rounding in ("nearest", "block-search")]
+    for target in targets:
+        more = ["--recipe", "weight-only", "--rounding", target.stem, "--device", "cpu"]
+        assert run("convert", files[0], target, *more).status == 0
+    result = run("verify", *targets, "--json")
+    assert result.status == 1 and "nvfp4 already but differs" in result.err
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    found = json.loads(result.out, parse_constant=refuse)
+    assert found["worst_sqnr_db"] is None and found["fidelity"]["grade"] == "E"
+
+
 def test_kernels_are_listed_with_their_sources(run: Run, tmp_path: Path) -> None:
     result = run("kernels")
     assert result.status == 0 and "rtx-5090" in result.out and "whitepaper" in result.out
