@@ -120,7 +120,8 @@ def merged(body: Mapping[str, Any]) -> dict[str, Any]:
             400, f"There is a calibration {into!r} already: choose another name, or merge into one of the chosen."
         )
     with by_id({**{path: name for name, path in paths.items()}, target: into}):
-        total, probes = merge_files(paths.values()), merged_influence(paths.values())
+        total = merge_files(paths.values())
+        probes = merged_influence(path for path in paths.values() if influence_of(path) is not None)
         save(total, target)
         keep_beside(probes, target)
     host.refresh_lists()

@@ -126,6 +126,10 @@ def test_calibrations_are_merged_into_a_new_file_and_deleted(server: Any) -> Non
     assert (first.read_bytes(), second.read_bytes()) == before
     status, answer = server.request("/nvfp4_studio/calibrations/merge", {"names": ["one", "two"], "into": "seen"})
     assert status == 400 and "already" in answer["error"]
+    linked = first.with_name("one.influence.json")
+    linked.symlink_to(server.base / "models" / FLUX)  # no influence, so reading it would be an error
+    post(server, "calibrations/merge", names=["one", "two"], into="one")
+    assert not linked.exists() and (server.base / "models" / FLUX).exists()
     for twice in (["one", "one.safetensors"], ["one", " one "]):
         status, answer = server.request("/nvfp4_studio/calibrations/merge", {"names": twice, "into": "twice"})
         assert status == 400 and "different" in answer["error"]
