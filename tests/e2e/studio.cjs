@@ -70,6 +70,7 @@ const makeSmall = (page) =>
       const set = (name, value) => (widgets.find((widget) => widget.name === name).value = value);
       if (comfyClass === "EmptySD3LatentImage") ["width", "height"].forEach((name) => set(name, 128));
       if (comfyClass === "KSampler") set("steps", 8);
+      if (comfyClass === "NVFP4Compare") set("steps", 2);
     }
   });
 
@@ -149,6 +150,7 @@ async function path(page) {
   seen.notes.loader = await page.evaluate(loader);
   const last = await run(page);
   seen.notes.images = imagesOf(last).map(({ filename }) => filename);
+  await compare(page);
   seen.notes.sampled = Object.values(last.prompt[2]).find((node) => node.class_type === "CheckpointLoaderSimple").inputs.ckpt_name;
 }
 
@@ -163,6 +165,28 @@ async function pin(page) {
   await map.focus();
   for (const key of ["ArrowRight", "ArrowDown", "Enter"]) await page.keyboard.press(key);
   seen.notes.revealed = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
+  const details = studio(page).locator(".nvfp4-layer-details");
+  await page.waitForFunction(() => document.querySelector(".nvfp4-layer-details img")?.naturalWidth > 100);
+  seen.notes.histogram = await details.locator("img").getAttribute("alt");
+  seen.notes.facts = await details.locator("dt").allInnerTexts();
+  await examine(page, "layer");
+  await shot(page, "3-layer");
+  const name = seen.notes.revealed.split("joint_blocks.0.")[1];
+  await studio(page).getByRole("button", { name, exact: true, expanded: true }).focus();
+  await page.keyboard.press("Enter");
+  await details.waitFor({ state: "detached" });
+}
+
+/** One press of Run in the comparing workflow shows the slider. */
+async function compare(page) {
+  await button(page, "Compare with the source").click();
+  await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Compare"));
+  await makeSmall(page);
+  const entry = await run(page);
+  await page.waitForFunction(() => [...document.querySelectorAll(".nvfp4-compare img")].filter(({ naturalWidth }) => naturalWidth > 0).length === 2);
+  const loaders = Object.values(entry.prompt[2]).filter((node) => node.class_type === "CheckpointLoaderSimple");
+  seen.notes.compared = loaders.map((node) => node.inputs.ckpt_name);
+  await shot(page, "6-compare");
 }
 
 /** Open the context menu of the first node with the mouse. */
@@ -256,6 +280,63 @@ async function troubles(page) {
   seen.notes.deleted = !fs.existsSync(request.converted);
 }
 
+/** What is kept under a name of its own: merged calibrations, measured errors, a recipe. */
+async function keeping(page) {
+  await openTab(page);
+  await choose(page, `${request.source}.safetensors`);
+  await step(page, "Calibrate").click();
+  await button(page, "Merge…").click();
+  for (const name of request.calibrations) await studio(page).getByRole("checkbox", { name, exact: true }).check();
+  await studio(page).getByLabel("Name of the merged calibration").fill("both");
+  await examine(page, "merging");
+  await button(page, "Merge").click();
+  await studio(page).getByRole("radio", { name: /^both/, checked: true }).waitFor();
+  await studio(page).getByText("layers seen").waitFor();
+  seen.notes.merged = await studio(page).locator(".nvfp4-tile dd").first().innerText();
+  await shot(page, "merged");
+
+  await step(page, "Plan").click();
+  await button(page, "Measure errors").click();
+  const sensitivity = studio(page).getByLabel("Measured sensitivity");
+  await page.waitForFunction(() => [...document.querySelectorAll(".nvfp4-studio select")].some((select) => select.value === "both"), null, { timeout: SLOW });
+  seen.notes.measured = await sensitivity.inputValue();
+  await studio(page).getByRole("textbox", { name: "Budget" }).fill(request.budget);
+  await studio(page).locator(".nvfp4-dot-chosen").waitFor();
+  seen.notes.budget = await studio(page).locator(".nvfp4-total").innerText();
+  await examine(page, "budget");
+  await shot(page, "budget");
+
+  await button(page, "Save as recipe…").click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("textbox").fill("mine");
+  await page.keyboard.press("Enter");
+  const recipe = studio(page).getByLabel("Recipe", { exact: true });
+  await recipe.locator('option[value="my/mine"]').waitFor({ state: "attached" });
+  await studio(page).getByRole("textbox", { name: "Budget" }).fill("");
+  await recipe.selectOption("my/mine");
+  await button(page, "Delete recipe…").click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await recipe.locator('option[value="my/mine"]').waitFor({ state: "detached" });
+  seen.notes.recipe = await recipe.inputValue();
+}
+
+/** What a server that was killed left is offered, and goes on. */
+async function resume(page) {
+  await openTab(page);
+  await choose(page, "flux.safetensors");
+  await step(page, "Convert").click();
+  await studio(page).getByRole("heading", { name: "Interrupted" }).waitFor();
+  seen.notes.offered = await job(page, "killed").innerText();
+  await examine(page, "interrupted");
+  await shot(page, "4-interrupted");
+  await button(page, "Go on").click();
+  await button(page, "Cancel").waitFor();
+  await page.waitForFunction(() => Number(document.querySelector(".nvfp4-jobs [role=progressbar]")?.getAttribute("aria-valuenow")) > 0, null, { timeout: SLOW });
+  seen.notes.resumed = Number(await studio(page).locator(".nvfp4-jobs [role=progressbar]").first().getAttribute("aria-valuenow"));
+  await job(page, "killed").getByRole("button", { name: "Cancel" }).click();
+  await job(page, "killed").getByText("Cancelled, nothing was written").waitFor({ timeout: SLOW });
+}
+
 /** The plan of a large model beside the example workflow that calibrates it: the README's picture. */
 async function picture(page) {
   await emptyCanvas(page);
@@ -288,7 +369,7 @@ async function widen(page, by) {
   await page.mouse.up();
 }
 
-const SCENES = { path, menu, troubles, picture };
+const SCENES = { path, menu, troubles, keeping, resume, picture };
 
 (async () => {
   const browser = await chromium.launch({ executablePath: request.chromium, args: ["--no-sandbox"] });

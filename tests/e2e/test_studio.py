@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,7 @@ def server(start_server: Any, run_in_comfy: Callable[..., dict[str, Any]]) -> It
 def studio(server: Any, visit: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Visit the tab in one renderer and go through some scenes; what was seen comes back."""
 
-    def go(renderer: str, scenes: list[str], **more: Any) -> dict[str, Any]:
-        palette = os.environ.get("NVFP4_PALETTE", "dark")
+    def go(renderer: str, scenes: list[str], palette: str = "dark", **more: Any) -> dict[str, Any]:
         chosen = {"Comfy.VueNodes.Enabled": RENDERERS[renderer], "Comfy.ColorPalette": palette}
         assert server.request("/settings", chosen)[0] == 200
         pictures = os.environ.get("NVFP4_SCREENSHOTS")
@@ -132,6 +132,68 @@ def troubles(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, An
     """A broken source, two conversions with a reload and a cancel, and a deletion."""
     converted = server.base / "output" / "diffusion_models" / "flux-nvfp4.safetensors"
     return studio("canvas", ["troubles"], converted=str(converted))
+
+
+CALIBRATIONS = ("first", "second")
+
+
+def sample(server: Any, name: str, seed: int) -> None:
+    """One image of the checkpoint into a calibration that keeps inputs, as a budget's measurement needs."""
+    options = {"name": name, "mode": "accumulate", "detail": "curvature"}
+    sampler = {"seed": seed, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": f"{SOURCE}.safetensors"}},
+        "2": {"class_type": "NVFP4Calibrate", "inputs": {"model": ["1", 0], **options}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red fox", "clip": ["1", 1]}},
+        "4": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "5": {
+            "class_type": "KSampler",
+            "inputs": {
+                **sampler,
+                "model": ["2", 0],
+                "positive": ["3", 0],
+                "negative": ["3", 0],
+                "latent_image": ["4", 0],
+            },
+        },
+        "6": {"class_type": "SaveLatent", "inputs": {"samples": ["5", 0], "filename_prefix": name}},
+    }
+    assert server.run(prompt)["status"]["status_str"] == "success"
+
+
+@pytest.fixture(scope="module")
+def kept(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Two calibrations merged, errors measured, a budget, a recipe saved and deleted; all in a light palette."""
+    for seed, name in enumerate(CALIBRATIONS):
+        sample(server, name, seed)
+    return studio("canvas", ["keeping"], "light", calibrations=CALIBRATIONS, budget="size<=178MB")
+
+
+def kill(server: Any, start: Callable[..., Any], name: str) -> int:
+    """Kill the server when its conversion has written something, and start it again; the journal's lines come back."""
+    asked = {"calibration": "none", "recipe": "auto", "input_scale": "p99.9", "rounding": "auto", "layout": "source"}
+    inputs = {**asked, "source": "diffusion_models/slow.safetensors", "output_name": name, "overwrite": False}
+    convert = {"class_type": "NVFP4Convert", "inputs": {**inputs, "conversion_token": server.token("1")}}
+    server.queue({"1": convert}, targets=["1"])
+    journal = server.base / "output" / "diffusion_models" / f".{name}.safetensors.journal"
+    end = time.monotonic() + 90
+    while not journal.is_file() or len(journal.read_bytes().splitlines()) < 3:
+        assert time.monotonic() < end, server.tail()
+        time.sleep(0.01)
+    server.process.kill()
+    server.process.wait()
+    again = start("--cache-classic", base=server.base)
+    server.process, server.url = again.process, again.url
+    return len(journal.read_bytes().splitlines())
+
+
+@pytest.fixture(scope="module")
+def revived(
+    server: Any, start_server: Any, kept: Any, troubles: Any, studio: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    """The page of a server that was killed while it converted; the others' visits are over by then."""
+    kill(server, start_server, "killed")
+    return studio("canvas", ["resume"])
 
 
 def test_calibrating_from_an_empty_canvas_shows_what_was_seen(path: dict[str, Any]) -> None:
@@ -171,14 +233,25 @@ def test_a_loaders_menu_calibrates_converts_and_uses_the_file(path: dict[str, An
     assert menu["source"] == f"checkpoints/{SOURCE}.safetensors"
 
 
-def test_the_browser_saw_no_error(path: dict[str, Any], troubles: dict[str, Any]) -> None:
-    assert path["errors"] == [] and troubles["errors"] == []
+def test_a_layers_details_show_its_histogram(path: dict[str, Any]) -> None:
+    assert path["notes"]["histogram"].startswith("Histogram of the inputs of joint_blocks.0.")
+    assert path["notes"]["facts"] == ["Format", "Reason", "Shape", "Size"], "all that is known of a layer that is kept"
 
 
-def test_no_serious_fault_of_accessibility(path: dict[str, Any], troubles: dict[str, Any]) -> None:
+def test_the_converted_file_is_compared_with_its_source_by_one_run(path: dict[str, Any]) -> None:
+    assert sorted(path["notes"]["compared"]) == [f"small-{path['renderer']}.safetensors", f"{SOURCE}.safetensors"]
+
+
+def test_the_browser_saw_no_error(path: dict[str, Any], troubles: dict[str, Any], kept: dict[str, Any]) -> None:
+    assert path["errors"] == [] and troubles["errors"] == [] and kept["errors"] == []
+
+
+def test_no_serious_fault_of_accessibility(
+    path: dict[str, Any], troubles: dict[str, Any], kept: dict[str, Any]
+) -> None:
     if axe_core() is None:
         pytest.skip("no axe-core: npm install it in tests/unit/web, or set AXE_CORE to its axe.min.js")
-    assert path["axe"] == [] and troubles["axe"] == []
+    assert path["axe"] == [] and troubles["axe"] == [] and kept["axe"] == []
 
 
 def test_a_broken_source_says_what_is_wrong_and_cannot_be_planned(troubles: dict[str, Any]) -> None:
@@ -200,6 +273,25 @@ def test_a_second_conversion_waits_and_then_runs(troubles: dict[str, Any]) -> No
 
 def test_a_file_is_deleted_only_when_the_question_was_answered(troubles: dict[str, Any]) -> None:
     assert troubles["notes"]["kept"] and troubles["notes"]["deleted"]
+
+
+def test_two_calibrations_become_one(kept: dict[str, Any]) -> None:
+    assert kept["notes"]["merged"] == "2"
+
+
+def test_errors_are_measured_and_a_budget_is_kept(kept: dict[str, Any]) -> None:
+    assert kept["notes"]["measured"] == "both" and "of the source" in kept["notes"]["budget"]
+
+
+def test_a_recipe_is_saved_chosen_and_deleted(kept: dict[str, Any]) -> None:
+    assert kept["notes"]["recipe"] == "auto"
+
+
+def test_what_a_killed_server_left_is_offered_and_goes_on(revived: dict[str, Any], server: Any) -> None:
+    assert "killed" in revived["notes"]["offered"] and "Stopped after" in revived["notes"]["offered"]
+    assert revived["notes"]["resumed"] > 0 and revived["errors"] == [] and revived["axe"] == []
+    left = [file.name for file in (server.base / "output" / "diffusion_models").iterdir() if "killed" in file.name]
+    assert left == []
 
 
 def test_the_picture_in_the_readme(server: Any, studio: Callable[..., dict[str, Any]]) -> None:
