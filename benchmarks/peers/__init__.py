@@ -12,7 +12,7 @@ PEERS: tuple[Peer, ...] = (
     comfy_quants.PEER,
 )
 NOT_RUN = {
-    "NVIDIA/Model-Optimizer": "quantizes a model that runs in diffusers, on a GPU; it does not convert a file",
+    "NVIDIA/Model-Optimizer": "quantizes a model that runs in diffusers and does not convert a file; its rounding stands in benchmarks/output_error.py",
     "HSWQ": "scripts for SDXL",
     "starnodes-modelconverter": "a node bound to ComfyUI's own classes",
 }

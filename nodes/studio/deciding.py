@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...calibration import Calibration
-from ...converters import Options, Plan, Recipe, Source, detect_family, load_recipe, make_plan
+from ...converters import DEFAULT_ROUNDING, Options, Plan, Recipe, Source, detect_family, load_recipe, make_plan
 from ...converters.budget import Curves, Totals, parse_budget, plan_budget, totals_of
 from ...converters.budget.curve import placed_plan
 from ...converters.errors import SensitivityError
@@ -59,6 +59,11 @@ def decide(wanted: Asked, source: Source) -> Decided:
         if sensitivity is None:
             raise Refused(
                 400, "A budget is kept by measured errors: choose a sensitivity, or measure one with NVFP4 Sensitivity."
+            )
+        if wanted.rounding != DEFAULT_ROUNDING:
+            raise Refused(
+                400,
+                f"A budget takes the rounding of least measured error in each layer; set rounding to {DEFAULT_ROUNDING}.",
             )
         budget = parse_budget(wanted.budget)
         found = plan_budget(source, options, calibration, wanted.calibration, sensitivity, budget)

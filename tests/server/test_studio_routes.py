@@ -547,6 +547,8 @@ def test_a_budget_is_kept_drawn_as_a_curve_and_saved_as_a_recipe(server: Any, me
         fields = {"source": AIO, "budget": budget} if "size<=" in budget else {**asked, "budget": budget}
         status, answer = server.request("/nvfp4_studio/plan", fields)
         assert status == 400 and said in answer["error"]
+    status, answer = server.request("/nvfp4_studio/plan", {**asked, "budget": "size<=1", "rounding": "nearest"})
+    assert status == 400 and "set rounding to auto" in answer["error"]
 
 
 def test_the_sensitivity_node_measures_for_its_button_only(server: Any, measured: str) -> None:
