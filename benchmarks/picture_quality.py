@@ -53,7 +53,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", help="recipe of all conversions (default: that of the model's family)")
     parser.add_argument("--gain", action="store_true", help="also with a constant gain in weight_scale_2")
     parser.add_argument("--json", type=Path, help=f"where the result goes (default: {RESULT.name} for a full run)")
-    parser.add_argument("--write-readme", action="store_true", help="run nothing, put the last result into benchmarks/README.md")
+    parser.add_argument(
+        "--write-readme", action="store_true", help="run nothing, put the last result into benchmarks/README.md"
+    )
     parser.add_argument("--readme", type=Path, default=ROOT / "benchmarks" / "README.md", help="the page to write into")
     return parser.parse_args()
 
