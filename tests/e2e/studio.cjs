@@ -329,6 +329,8 @@ async function resume(page) {
   seen.notes.offered = await job(page, "killed").innerText();
   await examine(page, "interrupted");
   await shot(page, "4-interrupted");
+  const { interrupted: [left] } = await (await fetch(`${request.url}/nvfp4_studio/conversions`)).json();
+  seen.notes.kept = Math.round((100 * left.done) / left.total);
   await button(page, "Go on").click();
   await button(page, "Cancel").waitFor();
   await page.waitForFunction(() => Number(document.querySelector(".nvfp4-jobs [role=progressbar]")?.getAttribute("aria-valuenow")) > 0, null, { timeout: SLOW });

@@ -169,8 +169,8 @@ def kept(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return studio("canvas", ["keeping"], "light", calibrations=CALIBRATIONS, budget="size<=178MB")
 
 
-def kill(server: Any, start: Callable[..., Any], name: str) -> int:
-    """Kill the server when its conversion has written something, and start it again; the journal's lines come back."""
+def kill(server: Any, start: Callable[..., Any], name: str) -> None:
+    """Kill the server when its conversion has kept something, and start it again in its place."""
     asked = {"calibration": "none", "recipe": "auto", "input_scale": "p99.9", "rounding": "auto", "layout": "source"}
     inputs = {**asked, "source": "diffusion_models/slow.safetensors", "output_name": name, "overwrite": False}
     convert = {"class_type": "NVFP4Convert", "inputs": {**inputs, "conversion_token": server.token("1")}}
@@ -184,7 +184,6 @@ def kill(server: Any, start: Callable[..., Any], name: str) -> int:
     server.process.wait()
     again = start("--cache-classic", base=server.base)
     server.process, server.url = again.process, again.url
-    return len(journal.read_bytes().splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +288,8 @@ def test_a_recipe_is_saved_chosen_and_deleted(kept: dict[str, Any]) -> None:
 
 def test_what_a_killed_server_left_is_offered_and_goes_on(revived: dict[str, Any], server: Any) -> None:
     assert "killed" in revived["notes"]["offered"] and "Stopped after" in revived["notes"]["offered"]
-    assert revived["notes"]["resumed"] > 0 and revived["errors"] == [] and revived["axe"] == []
+    assert revived["notes"]["resumed"] >= revived["notes"]["kept"] > 0
+    assert revived["errors"] == [] and revived["axe"] == []
     left = [file.name for file in (server.base / "output" / "diffusion_models").iterdir() if "killed" in file.name]
     assert left == []
 

@@ -165,6 +165,9 @@ def test_a_plan_with_statistics_has_scales(server: Any) -> None:
     plan = post(server, "plan", source=FLUX, calibration="seen")
     scaled = [layer for layer in plan["layers"] if layer["input_scale"] is not None]
     assert scaled and plan["calibration"] == "seen"
+    drawn = {layer["module"]: layer["histogram"] for layer in plan["layers"]}
+    assert drawn["double_blocks.0.img_attn.qkv"] and not drawn["img_in"]
+    assert not any(layer["histogram"] for layer in post(server, "plan", source=FLUX)["layers"])
 
 
 def test_pins_are_planned_saved_and_converted_from(server: Any) -> None:
