@@ -13,10 +13,17 @@ from ...converters.kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, avail
 
 ROWS = 4096
 """Rows of an image of 1024² in the models of today (2×2 latents of an eighth), for layers that nobody saw."""
+TEXT_ROWS = 512
+"""Rows of a prompt where they are computed beside those of the image: as many as Flux pads to, more than most need."""
 ONCE = re.compile(
     r"(^|[._])(mod|modulation|adaln\w*|time\w*|t_embedder|guidance\w*|vector_in|y_embedder)([._]|$)", re.I
 )
 """Names of layers that compute once an image, not once a token."""
+OF_TEXT = re.compile(
+    r"(^|[._])(txt|text|context|caption|cap|add_[qkv]_proj|to_add_out)([._]|$)|(cross_attn\.[kv]|attn2\.to_[kv])([._]|$)",
+    re.I,
+)
+"""Names of layers whose input is the prompt: its stream in blocks of two, and keys and values of cross-attention."""
 
 
 def table_for(wanted: str | None, gpu: str) -> KernelTable:
@@ -52,7 +59,9 @@ def rows_of(layer: LayerDecision, calibration: Calibration | None) -> float:
     seen = calibration.layers.get(layer.module) if calibration is not None else None
     if seen is not None and seen.calls:
         return seen.rows / seen.calls
-    return 1.0 if ONCE.search(layer.module) else float(ROWS)
+    if ONCE.search(layer.module):
+        return 1.0
+    return float(TEXT_ROWS if OF_TEXT.search(layer.module) else ROWS)
 
 
 def _seconds(layer: LayerDecision, rows: float, table: KernelTable) -> float:

@@ -15,7 +15,7 @@ from nvfp4_studio.converters.recipe_file import parse_recipe
 from nvfp4_studio.converters.sensitivity import Choice, LayerSensitivity, Outcome
 from nvfp4_studio.converters.typical import typical_sqnr_db
 from nvfp4_studio.nodes.studio.prediction import expected, total
-from nvfp4_studio.nodes.studio.speed import ROWS, predicted_speed, rows_of, table_for
+from nvfp4_studio.nodes.studio.speed import OF_TEXT, ONCE, ROWS, predicted_speed, rows_of, table_for
 
 NAMES = ("attn.q", "mlp.up", "adaLN_modulation.1")
 
@@ -88,3 +88,26 @@ def test_the_table_is_the_wanted_one_else_this_machines_else_the_default() -> No
     assert table_for(other, "").name == other
     assert table_for(None, f"NVIDIA {tables[other].gpu}").name == other
     assert table_for("absent", "some GPU").name == DEFAULT_TABLE
+
+
+@pytest.mark.parametrize(
+    ("module", "of_text", "once"),
+    [
+        ("transformer_blocks.3.attn.to_q", False, False),
+        ("transformer_blocks.3.attn.add_q_proj", True, False),
+        ("transformer_blocks.3.attn.to_add_out", True, False),
+        ("transformer_blocks.3.txt_mlp.net.0.proj", True, False),
+        ("transformer_blocks.3.txt_mod.1", True, True),
+        ("double_blocks.0.img_attn.qkv", False, False),
+        ("double_blocks.0.txt_attn.proj", True, False),
+        ("joint_blocks.7.context_block.mlp.fc1", True, False),
+        ("joint_blocks.7.x_block.mlp.fc1", False, False),
+        ("blocks.9.cross_attn.k", True, False),
+        ("blocks.9.cross_attn.q", False, False),
+        ("blocks.9.self_attn.k", False, False),
+        ("transformer_blocks.2.attn2.to_v", True, False),
+        ("cap_embedder.1", True, False),
+    ],
+)
+def test_layers_of_the_prompt_are_known_by_their_names(module: str, of_text: bool, once: bool) -> None:
+    assert (OF_TEXT.search(module) is not None, ONCE.search(module) is not None) == (of_text, once)
