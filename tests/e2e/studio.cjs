@@ -261,8 +261,14 @@ async function troubles(page) {
   await openTab(page);
   await button(page, "Cancel").waitFor();
   seen.notes.afterReload = await job(page, "slow-nvfp4").innerText();
+  const other = await page.context().browser().newPage();
+  await open(other);
+  await openTab(other);
+  await job(other, "slow-nvfp4").getByRole("progressbar").waitFor({ timeout: SLOW });
+  seen.notes.elsewhere = await job(other, "slow-nvfp4").innerText();
   await job(page, "slow-nvfp4").getByRole("button", { name: "Cancel" }).click();
-  await job(page, "slow-nvfp4").getByText("Cancelled, nothing was written").waitFor({ timeout: SLOW });
+  for (const shown of [page, other]) await job(shown, "slow-nvfp4").getByText("Cancelled, nothing was written").waitFor({ timeout: SLOW });
+  await other.close();
   await result(page, "flux-nvfp4").waitFor({ timeout: SLOW });
   seen.notes.second = await job(page, "flux-nvfp4").innerText();
 

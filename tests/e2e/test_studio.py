@@ -38,10 +38,10 @@ def axe_core() -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def write_slow(path: Path, like: Path, blocks: int = 16) -> None:
+def write_slow(path: Path, like: Path, blocks: int = 28) -> None:
     """A checkpoint whose conversion takes so long that there is time to reload and to cancel.
 
-    It is that of ``like`` with its first blocks repeated and without values: 4 GB that take no room on the disk.
+    It is that of ``like`` with its first blocks repeated and without values: 7 GB that take no room on the disk.
     """
     with like.open("rb") as file:
         found: dict[str, Any] = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
@@ -264,6 +264,10 @@ def test_a_conversion_goes_on_after_a_reload_and_cancelling_leaves_no_file(
     assert "slow-nvfp4" in troubles["notes"]["afterReload"]
     left = [file.name for file in (server.base / "output" / "diffusion_models").iterdir() if "slow" in file.name]
     assert left == []
+
+
+def test_a_second_page_shows_what_the_first_one_began(troubles: dict[str, Any]) -> None:
+    assert "slow-nvfp4" in troubles["notes"]["elsewhere"] and "Cancel" in troubles["notes"]["elsewhere"]
 
 
 def test_a_second_conversion_waits_and_then_runs(troubles: dict[str, Any]) -> None:
