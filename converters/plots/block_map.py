@@ -8,26 +8,17 @@ from typing import TypeVar
 
 from .canvas import (
     BLUE,
-    FAINT,
-    INK,
     MARGIN,
-    MUTED,
-    NORMAL,
     ORANGE,
     PURPLE,
-    SMALL,
-    WIDTH,
     Colour,
     Picture,
     blank,
     blend,
-    font,
     legend,
-    shortened,
     stacked,
-    text_width,
 )
-from .heat import LABELS, ROW, Key, heat_map
+from .heat import ROW, Key, draw_cells, heat_map
 
 FORMAT_COLOURS: dict[str, Colour] = {
     "nvfp4": (118, 185, 0),
@@ -42,6 +33,8 @@ FORMAT_COLOURS: dict[str, Colour] = {
     "float32": (120, 126, 136),
 }
 OTHER: Colour = (200, 120, 110)
+LABEL_WIDTH = 40
+"""Pixels that a block's number may take."""
 WORST_DB, BEST_DB = 10.0, 45.0
 """The ends of the colours: below 10 dB a layer is broken, beyond 45 dB nobody sees its error."""
 _PLACE = re.compile(r"((?:[A-Za-z_]\w*\.)+?)(\d{1,6})\.(.+)")
@@ -57,19 +50,7 @@ def format_map(title: str, layers: Sequence[tuple[str, str]]) -> Picture:
     top = MARGIN + 88
     image, draw = blank(title, top + ROW * len(rows) + 58, note=map_note(rows, outside))
     legend(draw, [(name, FORMAT_COLOURS.get(name, OTHER)) for name in known], MARGIN, MARGIN + 54)
-    left = MARGIN + min(LABELS, max((text_width(label) for label, _ in rows), default=0)) + 10
-    wide = (WIDTH - MARGIN - left) / max(1, len(columns))
-    for row, (label, cells) in enumerate(rows):
-        y = top + row * ROW
-        draw.text((left - 8, y + 3), shortened(label, LABELS), INK, font(NORMAL), anchor="ra")
-        for column, name in enumerate(cells):
-            box = (left + column * wide, y, left + (column + 1) * wide - 1, y + ROW - 2)
-            draw.rectangle(box, FAINT if name is None else FORMAT_COLOURS.get(name, OTHER))
-    bottom = top + ROW * len(rows)
-    every = max(1, -(-40 // int(max(wide, 1))))
-    for column in range(0, len(columns), every):
-        draw.text((left + (column + 0.5) * wide, bottom + 4), columns[column], MUTED, font(SMALL), anchor="ma")
-    draw.text(((left + WIDTH - MARGIN) / 2, bottom + 24), "block", INK, font(NORMAL), anchor="ma")
+    draw_cells(draw, top, rows, columns, "block", lambda name: FORMAT_COLOURS.get(name, OTHER), LABEL_WIDTH)
     return image
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import ImageDraw
 
@@ -12,6 +13,7 @@ from .canvas import FAINT, INK, MARGIN, MUTED, NORMAL, SMALL, WIDTH, Colour, Pic
 ROW = 20
 LABELS = 330
 KEY = 320
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ def heat_map(
     top = MARGIN + 98
     image, draw = blank(title, top + ROW * len(rows) + 58, note=note)
     _key(draw, key)
+    label_width = max((text_width(column, SMALL) + 12 for column in columns), default=1)
+    draw_cells(draw, top, rows, columns, axis, lambda value: key.colour(key.place(value)), label_width)
+    return image
+
+
+def draw_cells(
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    rows: Sequence[tuple[str, Sequence[Value | None]]],
+    columns: Sequence[str],
+    axis: str,
+    colour: Callable[[Value], Colour],
+    label_width: int,
+) -> None:
+    """The table itself from ``top`` on; below it every so many columns' names that each has ``label_width`` pixels."""
     left = MARGIN + min(LABELS, max((text_width(label) for label, _ in rows), default=0)) + 10
     wide = (WIDTH - MARGIN - left) / max(1, len(columns))
     for row, (label, values) in enumerate(rows):
@@ -44,13 +61,12 @@ def heat_map(
         draw.text((left - 8, y + 3), shortened(label, LABELS), INK, font(NORMAL), anchor="ra")
         for column, value in enumerate(values):
             box = (left + column * wide, y, left + (column + 1) * wide - 1, y + ROW - 2)
-            draw.rectangle(box, FAINT if value is None else key.colour(key.place(value)))
+            draw.rectangle(box, FAINT if value is None else colour(value))
     bottom = top + ROW * len(rows)
-    every = max(1, -(-max((text_width(column, SMALL) + 12 for column in columns), default=1) // int(max(wide, 1))))
+    every = max(1, -(-label_width // int(max(wide, 1))))
     for column in range(0, len(columns), every):
         draw.text((left + (column + 0.5) * wide, bottom + 4), columns[column], MUTED, font(SMALL), anchor="ma")
     draw.text(((left + WIDTH - MARGIN) / 2, bottom + 24), axis, INK, font(NORMAL), anchor="ma")
-    return image
 
 
 def _key(draw: ImageDraw.ImageDraw, key: Key) -> None:
