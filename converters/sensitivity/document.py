@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
-from ...calibration.files import write_atomically
 from ..errors import SensitivityError
 from ..formats import POLICIES, nvfp4
 from ..rounding import METHODS
+from .json_file import read_json, write_json
 from .values import FORMAT, KEEP, VERSION, Choice, LayerSensitivity, Outcome, Sensitivity
 
 MAX_BYTES = 1 << 28
@@ -28,11 +26,7 @@ def save(sensitivity: Sensitivity, path: str | PathLike[str]) -> None:
     Raises:
         SensitivityError: it cannot be written.
     """
-    text = json.dumps(sensitivity.to_json(), indent=1, allow_nan=False) + "\n"
-    try:
-        write_atomically(Path(path), text.encode())
-    except OSError as error:
-        raise SensitivityError(f"{path} cannot be written: {error.strerror or error}.") from error
+    write_json(sensitivity.to_json(), path)
 
 
 def load(path: str | PathLike[str]) -> Sensitivity:
@@ -41,18 +35,7 @@ def load(path: str | PathLike[str]) -> Sensitivity:
     Raises:
         SensitivityError: there is none, or it is something else.
     """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SensitivityError(f"The sensitivity {path} cannot be read: {error.strerror or error}.") from error
-    if len(content) > MAX_BYTES:
-        raise SensitivityError(f"{path} is longer than the {MAX_BYTES} bytes of the largest sensitivity.")
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise SensitivityError(f"The sensitivity {path} is not JSON ({str(error)[:80]}).") from error
-    return from_json(data, str(path))
+    return from_json(read_json(path, "sensitivity", MAX_BYTES), str(path))
 
 
 def from_json(data: Any, where: str = "The sensitivity") -> Sensitivity:

@@ -12,7 +12,6 @@ the model alone, neither on formats nor on rounding, and a few points of the sch
 
 from __future__ import annotations
 
-import json
 import statistics
 import zlib
 from collections import Counter
@@ -26,9 +25,9 @@ import torch
 from torch import nn
 
 from ...calibration.exact import GRID
-from ...calibration.files import write_atomically
 from ..errors import SensitivityError
 from .document import MAX_LAYERS, Reader
+from .json_file import read_json, write_json
 from .values import LayerSensitivity
 
 FORMAT, VERSION = "nvfp4-studio-influence", 1
@@ -215,11 +214,7 @@ def influence_summary(probes: Mapping[str, Probes], layers: int) -> str:
 def save_influence(probes: Mapping[str, Probes], path: str | PathLike[str]) -> None:
     """Write a JSON file, replacing an older one only when it is complete. Raises SensitivityError."""
     layers = {name: [found.total, found.count] for name, found in sorted(probes.items())}
-    content = {"format": FORMAT, "version": VERSION, "layers": layers}
-    try:
-        write_atomically(Path(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise SensitivityError(f"{path} cannot be written: {error.strerror or error}.") from error
+    write_json({"format": FORMAT, "version": VERSION, "layers": layers}, path)
 
 
 def load_influence(path: str | PathLike[str]) -> dict[str, float]:
@@ -233,17 +228,8 @@ def load_probes(path: str | PathLike[str]) -> dict[str, Probes]:
     Raises:
         SensitivityError: there is none, or it is something else.
     """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SensitivityError(f"The influence {path} cannot be read: {error.strerror or error}.") from error
     reader = Reader(str(path), "influence")
-    try:
-        data = json.loads(content) if len(content) <= MAX_BYTES else None
-    except (ValueError, RecursionError) as error:
-        raise SensitivityError(f"The influence {path} is not JSON ({str(error)[:80]}).") from error
-    data = reader.of(data, dict, "the document")
+    data = reader.of(read_json(path, "influence", MAX_BYTES), dict, "the document")
     if data.get("format") != FORMAT or data.get("version") != VERSION:
         raise reader.wrong("format and version", f"{data.get('format')} {data.get('version')}")
     layers = reader.of(data.get("layers"), dict, "layers", MAX_LAYERS)
