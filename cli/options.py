@@ -1,4 +1,4 @@
-"""Arguments that `plan` and `convert` share."""
+"""Arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -114,3 +114,14 @@ def read_calibration(path: str) -> Calibration:
     from ..calibration import import_json, load
 
     return import_json(path) if path.lower().endswith(".json") else load(path)
+
+
+def stem_of(arguments: argparse.Namespace, verb: str) -> Path:
+    """Where a verb's results go: --out without its suffix, else SRC-<verb> beside the source."""
+    from ..converters import ConversionError
+
+    named = Path(arguments.out) if arguments.out else Path(arguments.source).resolve()
+    stem = named.with_suffix("") if named.suffix in (".json", ".md", ".png", ".safetensors") else named
+    if not stem.parent.is_dir():
+        raise ConversionError(f"The folder {stem.parent} does not exist; create it or choose another --out.")
+    return stem if arguments.out else stem.with_name(f"{stem.name}-{verb}")

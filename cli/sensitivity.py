@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .interrupt import Interrupt, Interrupted
-from .options import influence_of, read_calibration
+from .options import influence_of, read_calibration, stem_of
 from .progress import Bar
 from .text import words
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     influence = influence_of(arguments.calibration, arguments.influence)
     device = chosen_device(arguments.device)
     calibration = read_calibration(arguments.calibration)
-    stem = _stem(arguments)
+    stem = stem_of(arguments, "sensitivity")
     with open_source(arguments.source) as source, Interrupt() as interrupt, Bar() as bar:
         try:
             found = measure_and_save(
@@ -110,16 +110,6 @@ def _exponents(words: str | None) -> list[float]:
         return [float(word) for word in words.split(",")] if words else []
     except ValueError as error:
         raise PlanError(f"--pre-quant takes numbers by commas, not {words!r}.") from error
-
-
-def _stem(arguments: argparse.Namespace) -> Path:
-    from ..converters.errors import SensitivityError
-
-    named = Path(arguments.out) if arguments.out else Path(arguments.source).resolve()
-    stem = named.with_suffix("") if named.suffix in (".json", ".md", ".png", ".safetensors") else named
-    if not stem.parent.is_dir():
-        raise SensitivityError(f"The folder {stem.parent} does not exist; create it or choose another --out.")
-    return stem if arguments.out else stem.with_name(f"{stem.name}-sensitivity")
 
 
 def _write(found: Sensitivity, stem: Path) -> None:

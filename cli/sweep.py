@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .interrupt import Interrupt, Interrupted
-from .options import influence_of, read_calibration
+from .options import influence_of, read_calibration, stem_of
 from .progress import Bar
 from .text import words
 
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     asked = _asked(arguments)
     asked.check()
-    stem = _stem(arguments)
+    stem = stem_of(arguments, "sweep")
     calibration = read_calibration(arguments.calibration)
     with open_source(arguments.source) as source, Interrupt() as interrupt, Bar() as bar:
         found = _found(arguments, source, calibration, asked, stem, bar, interrupt)
@@ -100,16 +100,6 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         targets=tuple(arguments.targets),
         budgets=tuple(arguments.budgets),
     )
-
-
-def _stem(arguments: argparse.Namespace) -> Path:
-    from ..converters import ConversionError
-
-    named = Path(arguments.out) if arguments.out else Path(arguments.source).resolve()
-    stem = named.with_suffix("") if named.suffix in (".json", ".md", ".safetensors") else named
-    if not stem.parent.is_dir():
-        raise ConversionError(f"The folder {stem.parent} does not exist; create it or choose another --out.")
-    return stem if arguments.out else stem.with_name(f"{stem.name}-sweep")
 
 
 def _found(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from ...converters.sensitivity import beside, keep_beside, merged_influence
 from .. import host
 from ..guard import Refused
 from ..library import CALIBRATIONS
-from .cache import FileCache
 from .fields import name_in, names_in, optional_name
+from .stored import Stored
 from .told import by_id
 
 MAX_MERGED = 64
 NAMED = 3
-_loaded: FileCache[Calibration] = FileCache(4)
+opened = Stored(CALIBRATIONS, load)
 """Statistics of 600 layers take 9 MB; what may have gigabytes stays on the disk until it is asked for."""
 
 
@@ -45,22 +45,6 @@ def influence_of(calibration: Path) -> Path | None:
     """The influence measured with a calibration; None where there is none, or a link out of the folders."""
     path = beside(calibration)
     return path if path.is_file() and CALIBRATIONS.inside(path) else None
-
-
-def opened(name: str) -> Calibration:
-    """The calibration of this name.
-
-    Raises:
-        HostError: there is none.
-        Refused: it cannot be read.
-    """
-    path = CALIBRATIONS.exchangeable(name)
-
-    def read() -> tuple[Calibration, Iterable[Path]]:
-        return load(path), (path,)
-
-    with by_id({path: name}):
-        return _loaded.get(path, read)
 
 
 def described(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,32 +8,17 @@ from typing import Any
 
 from ...calibration.errors import StudioError
 from ...converters.plots.sensitivity import sensitivity_plot
-from ...converters.sensitivity import Sensitivity, load
+from ...converters.sensitivity import load
 from .. import host
 from ..library import SENSITIVITIES
 from .cache import FileCache
 from .calibrations import png
 from .fields import name_in
-from .told import by_id, told
+from .stored import Stored
+from .told import told
 
-_loaded: FileCache[Sensitivity] = FileCache(4)
+opened = Stored(SENSITIVITIES, load)
 _summaries: FileCache[dict[str, Any]] = FileCache(64)
-
-
-def opened(name: str) -> Sensitivity:
-    """The sensitivity of this name.
-
-    Raises:
-        HostError: there is none.
-        Refused: it cannot be read.
-    """
-    path = SENSITIVITIES.exchangeable(name)
-
-    def read() -> tuple[Sensitivity, Iterable[Path]]:
-        return load(path), (path,)
-
-    with by_id({path: name}):
-        return _loaded.get(path, read)
 
 
 def listed(_: Mapping[str, Any]) -> dict[str, Any]:
