@@ -11,7 +11,7 @@ from typing import Any
 from peers import comfy_dit_quantizer, convert_to_quant
 from peers.comparing import SCRIPTS
 from peers.installing import NotInstalled, environment, install, version_of
-from peers.peer import LAYERS, Command, Installed, Peer
+from peers.peer import Command, Installed, Peer
 from peers.running import Run, run
 from peers.scripts.weight_error import File
 from safetensors.torch import load_file, save_file
@@ -28,22 +28,11 @@ MODEL_OPTIMIZER_PACKAGES = (f"{MODEL_OPTIMIZER}=={MODEL_OPTIMIZER_VERSION}", "re
 MODEL_OPTIMIZER_CONFIGS = {"NVFP4 default": "NVFP4_DEFAULT_CFG", "NVFP4 AWQ-lite": "NVFP4_AWQ_LITE_CFG"}
 
 
-def _learned(installed: Installed, source: Path, target: Path) -> list[str]:
-    flags = ["--nvfp4", "--low-memory", "--comfy_quant", "--device", "cpu", "--exclude-layers", f"^(?!{LAYERS})"]
-    return [
-        str(installed.python),
-        "-m",
-        "convert_to_quant.convert_to_quant",
-        "-i",
-        str(source),
-        "-o",
-        str(target),
-        *flags,
-    ]
-
-
 WAYS: tuple[tuple[Peer, Mapping[str, Command]], ...] = (
-    (convert_to_quant.PEER, {"--simple": next(iter(convert_to_quant.PEER.variants.values())), "learned": _learned}),
+    (
+        convert_to_quant.PEER,
+        {"--simple": convert_to_quant.with_flags("--simple"), "learned": convert_to_quant.with_flags("--device", "cpu")},
+    ),
     (
         comfy_dit_quantizer.PEER,
         {f"-m {method}": comfy_dit_quantizer.with_method(method) for method in ("amax", "4/6")},
