@@ -31,7 +31,10 @@ MODEL_OPTIMIZER_CONFIGS = {"NVFP4 default": "NVFP4_DEFAULT_CFG", "NVFP4 AWQ-lite
 WAYS: tuple[tuple[Peer, Mapping[str, Command]], ...] = (
     (
         convert_to_quant.PEER,
-        {"--simple": convert_to_quant.with_flags("--simple"), "learned": convert_to_quant.with_flags("--device", "cpu")},
+        {
+            "--simple": convert_to_quant.with_flags("--simple"),
+            "learned": convert_to_quant.with_flags("--device", "cpu"),
+        },
     ),
     (
         comfy_dit_quantizer.PEER,
