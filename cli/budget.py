@@ -16,7 +16,7 @@ from .progress import Bar
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
-    from ..converters import Options, Source
+    from ..converters import Options, Recipe, Source
     from ..converters.budget import BudgetedPlan
     from ..converters.plots import Picture
     from ..converters.sensitivity import Sensitivity
@@ -25,7 +25,6 @@ NEEDING_A_BUDGET = {
     "sensitivity": "--sensitivity",
     "no_ties": "--no-ties",
     "beyond_rules": "--beyond-rules",
-    "save_recipe": "--save-recipe",
 }
 
 
@@ -52,7 +51,11 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         help="layers that the recipe's rules keep, such as modulation, may change too; what cannot be stored or loaded, "
         "edge blocks and layers outside the blocks stay",
     )
-    group.add_argument("--save-recipe", metavar="R", help="write the chosen recipe (.json), for other conversions")
+    group.add_argument(
+        "--save-recipe",
+        metavar="R",
+        help="write the chosen recipe, or the one with what --pre-quant search found, for other conversions (.json)",
+    )
 
 
 def check_budget_options(arguments: argparse.Namespace) -> None:
@@ -64,6 +67,10 @@ def check_budget_options(arguments: argparse.Namespace) -> None:
         alone = next((option for name, option in NEEDING_A_BUDGET.items() if getattr(arguments, name)), None)
         if alone is not None:
             raise PlanError(f"{alone} belongs to a budget; add --budget, for example --budget size<=0.7.")
+        if arguments.save_recipe and arguments.pre_quant == "off":
+            raise PlanError(
+                "--save-recipe belongs to a budget or a search; add --budget, for example --budget size<=0.7, or --pre-quant search."
+            )
     elif not arguments.calibration:
         raise PlanError("A budget chooses by measured errors; add --calibration with detail curvature.")
     elif arguments.rounding not in (None, "auto"):
@@ -71,13 +78,17 @@ def check_budget_options(arguments: argparse.Namespace) -> None:
             "A budget takes the rounding with the least measured error in each layer; leave --rounding out, or measure with "
             f"`nvfp4-studio sensitivity --roundings {arguments.rounding[:40]}` and name its file with --sensitivity."
         )
+    elif arguments.pre_quant != "off" or arguments.gain:
+        raise PlanError(
+            "A budget takes a pre_quant_scale and a gain where they were measured to be best; leave --pre-quant and --gain out, "
+            "measure with `nvfp4-studio sensitivity --pre-quant 0.25,0.5 --gain`, and name its file with --sensitivity."
+        )
 
 
 def budgeted(
     arguments: argparse.Namespace, source: Source, options: Options, calibration: Calibration, device: str
 ) -> BudgetedPlan:
     """The plan within the budget of the arguments; saves the recipe where that is asked for."""
-    from ..converters import save_recipe
     from ..converters.budget import parse_budget, plan_budget
 
     budget = parse_budget(arguments.budget)
@@ -92,10 +103,17 @@ def budgeted(
         ties=not arguments.no_ties,
         beyond_rules=arguments.beyond_rules,
     )
-    if arguments.save_recipe:
-        save_recipe(arguments.save_recipe, made.recipe)
-        print(f"Wrote {arguments.save_recipe}.", file=sys.stderr)
+    keep_recipe(arguments, made.recipe)
     return made
+
+
+def keep_recipe(arguments: argparse.Namespace, recipe: str | Recipe | None) -> None:
+    """Save a recipe that was made by measuring, where that is asked for."""
+    from ..converters import Recipe, save_recipe
+
+    if arguments.save_recipe and isinstance(recipe, Recipe):
+        save_recipe(arguments.save_recipe, recipe)
+        print(f"Wrote {arguments.save_recipe}.", file=sys.stderr)
 
 
 def write_budget(made: BudgetedPlan, stem: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .budget import add_budget_options, budgeted, check_budget_options, write_budget
+from .budget import add_budget_options, budgeted, check_budget_options, keep_recipe, write_budget
 from .interrupt import Interrupt, Interrupted
 from .options import add_options, calibration_of, options_of
 from .progress import Bar
@@ -79,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.target} is complete and verified, but its report {stem}.json cannot be written: "
             f"{error.strerror or error}."
         ) from error
+    if made is None:
+        keep_recipe(arguments, report.plan.options.recipe)
     _tell(report, arguments.target, written)
     return 0
 
@@ -108,6 +110,8 @@ def _tell(report: Report, target: str, written: list[Path]) -> None:
         f"{facts['main_format'] or 'All'} weights: mean SQNR "
         f"{decibels(facts['mean_sqnr_db'])}; worst layer {decibels(facts['worst_sqnr_db'])} in {facts['worst_layer']}."
     )
+    for line in report.plan.measured_lines():
+        print(f"Measured {line}.")
     print(f"Report: {', '.join(str(path) for path in written)}")
     for warning in report.plan.warnings[:WARNINGS_SHOWN]:
         print(f"Warning: {warning}", file=sys.stderr)

@@ -22,7 +22,7 @@ class _Details(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from ..calibration import POLICIES
-        from ..converters import DEFAULT_ROUNDING, ROUNDINGS, TEXT_ENCODER_CHOICES
+        from ..converters import DEFAULT_ROUNDING, PRE_QUANT_CHOICES, ROUNDINGS, TEXT_ENCODER_CHOICES
 
         layouts = {
             "source": "keeps what the source has",
@@ -32,6 +32,7 @@ class _Details(argparse.Action):
         described = [
             *_described("input scale policies (P)", POLICIES),
             *_described(f"rounding methods (M), default {DEFAULT_ROUNDING}", ROUNDINGS),
+            *_described("pre_quant_scale (Q)", PRE_QUANT_CHOICES),
             *_described("layouts (L)", layouts),
             *_described(
                 "text encoders (T); ComfyUI computes them in full precision: memory, not time", TEXT_ENCODER_CHOICES
@@ -74,6 +75,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "largest magnitude of each call, because the tensor scale sets range, not resolution",
     )
     parser.add_argument("--rounding", metavar="M", help="how weights are rounded")
+    parser.add_argument(
+        "--pre-quant",
+        metavar="Q",
+        default="off",
+        help="search or off: whether each NVFP4 layer gets the pre_quant_scale that brings its outputs closest, default off",
+    )
+    parser.add_argument(
+        "--gain",
+        action="store_true",
+        help="measure a constant gain for each NVFP4 layer, which gives outputs their length back; needs detail curvature",
+    )
     parser.add_argument("--layout", metavar="L", default="source", help="source, checkpoint or diffusion-model")
     parser.add_argument(
         "--text-encoder",
@@ -93,6 +105,8 @@ def options_of(arguments: argparse.Namespace) -> Options:
         input_scale=arguments.input_scale,
         layout=arguments.layout,
         text_encoder=arguments.text_encoder,
+        pre_quant=arguments.pre_quant,
+        gain=arguments.gain,
     )
 
 

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .budget import add_budget_options, budgeted, check_budget_options, write_budget
+from .budget import add_budget_options, budgeted, check_budget_options, keep_recipe, write_budget
+from .interrupt import Interrupt, Interrupted
 from .options import add_options, calibration_of, options_of
+from .progress import Bar
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
-    from ..converters import Source
+    from ..converters import Plan, Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..converters import PlanError, make_plan, open_source
+    from ..converters import PlanError, open_source
 
     check_budget_options(arguments)
     if arguments.out and arguments.budget is None:
@@ -36,9 +38,27 @@ def run(arguments: argparse.Namespace) -> int:
     with open_source(arguments.source) as source:
         if arguments.budget is not None and calibration is not None:
             return _within_budget(arguments, source, calibration)
-        made = make_plan(source, options_of(arguments), calibration, name)
+        made = _searched(arguments, source, calibration, name)
     print(json.dumps(made.to_json(), indent=1) if arguments.json else made.to_markdown())
     return 0
+
+
+def _searched(arguments: argparse.Namespace, source: Source, calibration: Calibration | None, name: str | None) -> Plan:
+    """The plan, after a search where one is asked for."""
+    from ..converters import Cancelled, make_plan
+    from ..converters.convert import chosen_device
+    from ..converters.searching import with_pre_quant
+
+    options, device = options_of(arguments), chosen_device("auto")
+    with Interrupt() as interrupt, Bar() as bar:
+        try:
+            with with_pre_quant(
+                source, options, calibration, device=device, progress=bar, cancelled=interrupt
+            ) as found:
+                keep_recipe(arguments, found.recipe)
+                return make_plan(source, found, calibration, name)
+        except Cancelled as error:
+            raise Interrupted(str(error), interrupt.status) from error
 
 
 def _within_budget(arguments: argparse.Namespace, source: Source, calibration: Calibration) -> int:

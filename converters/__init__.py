@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
     from .report import Report, report_stem
     from .rounding import DEFAULT_ROUNDING, ROUNDINGS
+    from .rounding.pre_quant import PRE_QUANT_CHOICES
     from .source import Source, open_source
     from .verify import Verification, verify
 
 __all__ = [
     "DEFAULT_ROUNDING",
     "LAYOUTS",
+    "PRE_QUANT_CHOICES",
     "ROUNDINGS",
     "TEXT_ENCODER_CHOICES",
     "Cancelled",
@@ -70,6 +72,7 @@ exports(
         "recipe_file": ("available_recipes", "load_recipe", "recipe_to_json", "save_recipe"),
         "report": ("Report", "report_stem"),
         "rounding": ("DEFAULT_ROUNDING", "ROUNDINGS"),
+        "rounding.pre_quant": ("PRE_QUANT_CHOICES",),
         "source": ("Source", "open_source"),
         "verify": ("Verification", "verify"),
     },

@@ -59,6 +59,11 @@ class Context:
         found = self.calibration.layers.get(module) if self.calibration is not None else None
         return found if found is not None and found.calls else None
 
+    def rows_kept(self, module: str) -> bool:
+        """Whether a calibration kept rows of a layer's input, on which its outputs can be measured."""
+        statistics = self.statistics(module)
+        return statistics is not None and statistics.reservoir is not None and len(statistics.reservoir.hashes) > 0
+
     def unchanged(self, name: str) -> TensorSpec:
         """The declaration of a tensor that passes through."""
         info = self.source.tensors[name]

@@ -20,8 +20,9 @@ from .passthrough import reserved_place
 from .pipeline import Progress, default_workers, never, no_progress, one_thread
 from .plan import Options, Plan
 from .report import Report
+from .searching import with_pre_quant
 from .source import Source, open_source
-from .target import temporary_names
+from .target import check_target, search_name, temporary_names
 from .verify import verify_sources
 from .writer import Writer
 
@@ -46,7 +47,7 @@ def convert(
     Args:
         source_path: whatever ``open_source`` takes: a file, an index of shards or a folder.
         target_path: the file to write; must end in .safetensors.
-        options: recipe, rounding, input_scale policy, layout.
+        options: recipe, rounding, input_scale policy, layout, whether a pre_quant_scale is searched for each layer.
         calibration: statistics of the same model; None leaves NVFP4 activations dynamic and FP8
             layers without an input_scale of their own in full precision.
         calibration_name: how plan, report and header call it.
@@ -54,13 +55,14 @@ def convert(
         overwrite: replace an existing target.
         workers: threads that read and quantize ahead of the writing; None for one a core, at most 4.
             Memory is about that many of the largest tensor; the bytes do not depend on it.
-        progress: see ``Progress``; the whole is the output's size.
+        progress: see ``Progress``; the whole is the output's size, and of a search before it the searched weights'.
         cancelled: asked several times a second, also from other threads; True ends the conversion and
             leaves nothing behind.
 
     Raises:
         Cancelled: ``cancelled`` returned True.
         SourceError, PlanError, ConversionError, VerificationError: see there.
+        SensitivityError: another process searches for the same target.
     """
     started = time.monotonic()
     target = Path(target_path)
@@ -79,41 +81,53 @@ def convert(
 
     with one_thread(), open_source(source_path) as source:
         _check_apart(source, target)
+        check_target(target, overwrite)
         stamp = source.stamp()
-        plan = make_plan(source, options, calibration, calibration_name)
-        with Writer(
-            target,
-            plan.specs(),
-            plan.metadata,
-            overwrite=overwrite,
-            fingerprint=_fingerprint(source, plan, calibration),
-        ) as writer:
-            execution = Execution(source, plan, calibration, writer, chosen, workers, progress, check)
-            execution.run()
-            progress(writer.size, writer.size, "writing to disk")
-            with open_source(writer.finish()) as written:
-                verification = verify_sources(
-                    source,
-                    written,
-                    expected=plan.specs(),
-                    known=execution.known,
-                    workers=workers,
-                    progress=lambda _, __, label: progress(writer.size, writer.size, label),
-                    cancelled=cancelled,
-                )
-            if verification.problems:
-                raise VerificationError(
-                    f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
-                )
-            writer.fill_in({reserved_place(number): digest for number, digest in enumerate(execution.digests)})
-            progress(writer.size, writer.size, "reading again what was written")
-            writer.check(workers, check)
-            if source.stamp() != stamp:
-                raise SourceError(
-                    f"{source.path} changed while it was converted; start again when nobody writes to it."
-                )
-            check()
-            writer.commit()
+        search = with_pre_quant(
+            source,
+            options or Options(),
+            calibration,
+            device=chosen,
+            workers=workers,
+            unfinished=search_name(target),
+            progress=progress,
+            cancelled=cancelled,
+        )
+        with search as found:
+            plan = make_plan(source, found, calibration, calibration_name)
+            with Writer(
+                target,
+                plan.specs(),
+                plan.metadata,
+                overwrite=overwrite,
+                fingerprint=_fingerprint(source, plan, calibration),
+            ) as writer:
+                execution = Execution(source, plan, calibration, writer, chosen, workers, progress, check)
+                execution.run()
+                progress(writer.size, writer.size, "writing to disk")
+                with open_source(writer.finish()) as written:
+                    verification = verify_sources(
+                        source,
+                        written,
+                        expected=plan.specs(),
+                        known=execution.known,
+                        workers=workers,
+                        progress=lambda _, __, label: progress(writer.size, writer.size, label),
+                        cancelled=cancelled,
+                    )
+                if verification.problems:
+                    raise VerificationError(
+                        f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
+                    )
+                writer.fill_in({reserved_place(number): digest for number, digest in enumerate(execution.digests)})
+                progress(writer.size, writer.size, "reading again what was written")
+                writer.check(workers, check)
+                if source.stamp() != stamp:
+                    raise SourceError(
+                        f"{source.path} changed while it was converted; start again when nobody writes to it."
+                    )
+                check()
+                writer.commit()
     return Report(plan.after(execution.outcomes), verification, target.name, time.monotonic() - started)
 
 

@@ -17,6 +17,7 @@ from .plan import LAYOUTS, Options, Plan, notes_of
 from .recipe import Blocks, Recipe
 from .recipe_file import content_of, load_recipe
 from .rounding import check_rounding
+from .rounding.pre_quant import OFF, PRE_QUANT_CHOICES
 from .source import Source
 
 
@@ -42,6 +43,7 @@ def make_plan(
     context = context_of(source, options or Options(), calibration)
     recipe, family, options = context.recipe, context.family, context.options
     warnings = check_calibration(context)
+    _check_measurable(context)
     layers = tuple(
         decide_layer(context, layer)
         for layer in context.recognised.layers.values()
@@ -128,4 +130,19 @@ def _check(options: Options) -> None:
     if options.input_scale not in INPUT_SCALE_POLICIES:
         raise PlanError(
             f"There is no input_scale policy {options.input_scale!r}; choose one of {', '.join(INPUT_SCALE_POLICIES)}."
+        )
+    if options.pre_quant not in PRE_QUANT_CHOICES:
+        raise PlanError(
+            f"There is no pre_quant choice {options.pre_quant!r}; choose one of {', '.join(PRE_QUANT_CHOICES)}."
+        )
+
+
+def _check_measurable(context: Context) -> None:
+    """Raises PlanError when something was asked for that is measured on input rows, and none were kept of any layer."""
+    asked = ["pre_quant_scale"] * (context.options.pre_quant != OFF) + ["gain"] * context.options.gain
+    calibrated = context.calibration.layers if context.calibration is not None else {}
+    if asked and not any(context.rows_kept(module) for module in calibrated):
+        found = "the calibration has none" if calibrated else "there is no calibration"
+        raise PlanError(
+            f"A {asked[0]} is measured on input rows of layers, and {found}; calibrate with detail curvature, or leave it out."
         )

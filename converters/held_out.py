@@ -132,6 +132,14 @@ def gain_of(found: Outputs) -> float:
     return float(found.signal.sum() / found.product.sum()) if shorter or longer else 1.0
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """``exponent``: of a pre_quant_scale. ``closer_db``: how much closer outputs on the held-out rows come with it."""
+
+    exponent: float
+    closer_db: float
+
+
 def search_pre_quant(
     weight: Weight,
     statistics: LayerStatistics,
@@ -141,7 +149,7 @@ def search_pre_quant(
     exponents: tuple[float, ...] = EXPONENTS,
     device: torch.device | None = None,
     check: Callable[[], None] = lambda: None,
-) -> float | None:
+) -> Scaling | None:
     """The exponent with which a layer's held-out output error falls the most, None when it falls with none.
 
     Every exponent is tried as it would be written: pre_quant_scale rounded to bfloat16, the weight rounded by
@@ -169,10 +177,10 @@ def search_pre_quant(
     plain = measured(weight, statistics) if missing(statistics) is None else None
     if plain is None:
         return None
-    best, chosen = plain, None
+    best, chosen = plain, 0.0
     for exponent in exponents:
         scale = pre_quant_scale(statistics, exponent)
         found = measured(replace(weight, divisor=scale), transformed(statistics, scale))
         if found is not None and found.noise().sum() < best.noise().sum() and found.better_than(plain):
             best, chosen = found, exponent
-    return chosen
+    return Scaling(chosen, best.sqnr_db() - plain.sqnr_db()) if chosen else None

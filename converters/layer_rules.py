@@ -84,13 +84,9 @@ def _quantized(context: Context, layer: SourceLayer, module: str, policy: str, r
     if stored.NAME != nvfp4.NAME:
         return decision
     method, why = rounding_for(pin.rounding if pin and pin.rounding else context.options.rounding, statistics)
-    return replace(
-        decision,
-        rounding=method,
-        pre_quant_exponent=exponent,
-        gain=_pinned_gain(module, pin, statistics),
-        notes=(*notes, why) if why else notes,
-    )
+    gain, lacking = _gain(context, module, pin) if inside else (False, "")
+    notes = (*notes, *filter(None, (why, lacking)))
+    return replace(decision, rounding=method, pre_quant_exponent=exponent, gain=gain, notes=notes)
 
 
 def _pinned_exponent(module: str, pin: Pin | None, statistics: LayerStatistics | None) -> float | None:
@@ -109,20 +105,23 @@ def _pinned_exponent(module: str, pin: Pin | None, statistics: LayerStatistics |
     return exponent
 
 
-def _pinned_gain(module: str, pin: Pin | None, statistics: LayerStatistics | None) -> bool:
-    """Whether a gain is pinned.
+def _gain(context: Context, module: str, pin: Pin | None) -> tuple[bool, str]:
+    """Whether a gain is measured, and why not although it was asked for of the whole file, "" where nothing lacks.
 
     Raises:
-        PlanError: it is, and no input rows were kept to measure it on.
+        PlanError: it is pinned, and no input rows were kept to measure it on.
     """
-    if pin is None or not pin.gain:
-        return False
-    if statistics is None or statistics.reservoir is None or not len(statistics.reservoir.hashes):
+    pinned = pin is not None and pin.gain
+    if not (pinned or context.options.gain):
+        return False, ""
+    if context.rows_kept(module):
+        return True, ""
+    if pinned:
         raise PlanError(
             f"Layer {module} is pinned to a gain, which is measured on input rows that the calibration does not have; "
             "calibrate with detail curvature, or leave the gain out."
         )
-    return True
+    return False, "no gain: no rows of its input were kept while calibrating"
 
 
 def _kept_fp8(context: Context, layer: SourceLayer, module: str, policy: str, reason: str) -> LayerDecision:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from .errors import ConversionError
 from .journal import MAX_JOURNAL_BYTES, are_pieces, lock
-from .target import temporary_names
+from .target import search_name, temporary_names
 
 _PREFIX, _SUFFIX = ".", ".safetensors.part"
 
@@ -69,6 +69,7 @@ def discard(target: Path) -> None:
             if os.name == "nt":
                 file.close()
             temporary.unlink(missing_ok=True)
+            search_name(target).unlink(missing_ok=True)
     except OSError as error:
         raise ConversionError(
             f"{target} has leftovers that cannot be removed ({error.strerror or error}); remove them by hand."

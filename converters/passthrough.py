@@ -14,6 +14,7 @@ from .formats import tags
 from .layers import METADATA_KEY, Carried, resolved
 from .layout import TensorSpec
 from .plan import Constant, Copy, LayerDecision, Plan
+from .rounding.pre_quant import OFF
 
 PROVENANCE_KEY = "nvfp4_studio"
 STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")
@@ -87,6 +88,8 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
         "rounding_methods": dict(Counter(layer.rounding for layer in plan.layers if layer.rounding)),
         "input_scale": plan.options.input_scale,
         "text_encoder": plan.options.text_encoder,
+        **({"pre_quant": plan.options.pre_quant} if plan.options.pre_quant != OFF else {}),
+        **({"gain": True} if plan.options.gain else {}),
         "calibration": plan.calibration,
     }
     kept = {key: value for key, value in context.source.metadata.items() if key not in STALE_METADATA}

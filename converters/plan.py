@@ -13,6 +13,7 @@ from .layout import TensorSpec, lay_out
 from .recipe import Recipe
 from .recipe_file import recipe_to_json
 from .rounding import DEFAULT_ROUNDING
+from .rounding.pre_quant import OFF, SEARCH
 
 LAYOUTS = ("source", "checkpoint", "diffusion-model")
 DEFAULT_INPUT_SCALE = "p99.9"
@@ -27,6 +28,8 @@ class Options:
     ``layout``: ``source`` keeps what the source has, ``checkpoint`` keeps an all-in-one file with its
     prefixes, ``diffusion-model`` strips the prefix and leaves text encoder and VAE out.
     ``text_encoder``: a key of ``TEXT_ENCODER_CHOICES``, for the text encoders inside an all-in-one file.
+    ``pre_quant``: a key of ``PRE_QUANT_CHOICES``. A search is ``convert``'s, before it plans; a plan has what its recipe pins.
+    ``gain``: a constant gain in every NVFP4 layer of the diffusion model whose held-out outputs are shortened or lengthened.
     """
 
     recipe: str | Recipe | None = None
@@ -34,6 +37,8 @@ class Options:
     input_scale: str = DEFAULT_INPUT_SCALE
     layout: str = "source"
     text_encoder: str = "keep"
+    pre_quant: str = OFF
+    gain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The choices by their names; a ready recipe with its whole content."""
@@ -192,6 +197,18 @@ class Plan:
             f"layers of text encoders: {formats}; ComfyUI computes them in full precision: memory is saved, not time",
         )
 
+    def measured_lines(self) -> tuple[str, ...]:
+        """How many NVFP4 layers have a pre_quant_scale and a gain, a sentence each; nothing where there is none to tell."""
+        packed = [layer for layer in self.layers if layer.rounding and layer.component == "diffusion_model"]
+        scaled = sum(layer.pre_quant_exponent is not None for layer in packed)
+        gained = sum(layer.gain for layer in packed)
+        lines = []
+        if scaled or self.options.pre_quant == SEARCH:
+            lines.append(f"pre_quant_scale: {scaled} of {len(packed)} NVFP4 layers")
+        if gained:
+            lines.append(f"gain: {gained} of {len(packed)} NVFP4 layers, in those whose outputs lack their length")
+        return tuple(lines)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the bytes, for programs."""
         return {
@@ -219,7 +236,7 @@ class Plan:
             f"- activations: `{self.options.input_scale}`"
             + (f" from calibration {self.calibration}" if self.calibration else " (no calibration)"),
             f"- layers of the diffusion model: {formats}",
-            *(f"- {line}" for line in self.encoder_lines()),
+            *(f"- {line}" for line in (*self.encoder_lines(), *self.measured_lines())),
             f"- size: {self.source_bytes / 1e6:.1f} MB → {self.output_bytes / 1e6:.1f} MB"
             f" ({self.output_bytes / max(1, self.source_bytes):.2f}×)",
             *(f"- warning: {text}" for text in self.warnings),

@@ -95,6 +95,7 @@ class Report:
             f"worst of all changed layers {_db(facts['worst_sqnr_db'])} in {facts['worst_layer']} |",
             "",
             *_section("Text encoders", plan.encoder_lines()),
+            *_section("Measured", plan.measured_lines()),
             *_section("Repaired", plan.repairs),
             *_section("Warnings", plan.warnings),
             "## By kind of layer",

@@ -27,6 +27,11 @@ def temporary_names(target: Path) -> tuple[Path, Path]:
     return target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.journal")
 
 
+def search_name(target: Path) -> Path:
+    """What a search before the conversion found already, beside the target until the conversion ends."""
+    return target.with_name(f".{target.name}.search")
+
+
 def check_target(target: Path, overwrite: bool) -> None:
     """Raises ConversionError when the target may not or cannot be made."""
     if not target.parent.is_dir():

@@ -64,9 +64,9 @@ def measure(layers: list[Layer], way: Way) -> dict[str, Any]:
 
 def _encoded(layer: Layer, way: Way) -> tuple[dict[str, Tensor], Tensor | None]:
     weight, seen, scale = Weight(layer.key, layer.weight), layer.statistics, None
-    exponent = search_pre_quant(weight, seen, way.rounding) if way.pre_quant else None
-    if exponent is not None:
-        scale = pre_quant.pre_quant_scale(seen, exponent)
+    found = search_pre_quant(weight, seen, way.rounding) if way.pre_quant else None
+    if found is not None:
+        scale = pre_quant.pre_quant_scale(seen, found.exponent)
         weight, seen = replace(weight, divisor=scale), pre_quant.transformed(seen, scale)
     statistics = seen if way.rounding in INFORMED else None
     stored = nvfp4.encode(weight, Encoding(METHODS[way.rounding], torch.device("cpu"), statistics=statistics))

@@ -74,6 +74,13 @@ class ProgressFile(Generic[_Measured]):
     def add(self, layer: _Measured) -> None:
         self._append(self._to_json(layer))
 
+    def remove(self) -> None:
+        """Close and delete the file: what is in it is not needed any more."""
+        if self._file is not None and self._path is not None:
+            self._file.close()
+            self._file = None
+            self._path.unlink(missing_ok=True)
+
     def _append(self, entry: object) -> None:
         if self._file is not None:
             self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")

@@ -78,6 +78,8 @@ def test_plan_takes_every_option(run: Run, checkpoint: Path, calibration: Path, 
         "input_scale": "max",
         "layout": "diffusion-model",
         "text_encoder": "keep",
+        "pre_quant": "off",
+        "gain": False,
     }
     assert found["recipe"] == "mine" and found["calibration"] == "calibration.safetensors"
     assert not any(layer["name"].startswith("model.") for layer in found["layers"])
