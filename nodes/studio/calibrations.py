@@ -59,6 +59,7 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
         "modified_ns": stat.st_mtime_ns,
         "detail": _detail(calibration),
         "summary": calibration.summary(),
+        "largest": _largest(calibration),
         "samplings": calibration.samplings,
         "images": calibration.images,
         "calls": calibration.steps,
@@ -127,6 +128,14 @@ def png(picture: Any) -> bytes:
     data = io.BytesIO()
     picture.save(data, format="PNG")
     return data.getvalue()
+
+
+def _largest(calibration: Calibration) -> dict[str, Any] | None:
+    """The layer with the largest input, and how large it is; None before anything was seen."""
+    if not calibration.layers:
+        return None
+    layer = max(calibration.layers, key=lambda name: calibration.layers[name].amax)
+    return {"layer": layer, "amax": calibration.layers[layer].amax}
 
 
 def _detail(calibration: Calibration) -> str:

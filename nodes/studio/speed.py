@@ -45,12 +45,12 @@ def predicted_speed(plan: Plan, calibration: Calibration | None, table: KernelTa
     )
     now = math.fsum(_seconds(layer, count, table) for layer, count in zip(inside, rows, strict=True))
     other = OTHER_SHARE * fp8
+    origin = "measured kernels" if table.measured else "the GPU's specification"
     return {
         "predicted": (fp8 + other) / (now + other) if now + other > 0 else 1.0,
         "kernels": table.name,
         "gpu": table.gpu,
-        "predicted_is": f"times the speed of all layers in FP8 on {table.gpu}, from "
-        + ("measured kernels" if table.measured else "the GPU's specification"),
+        "predicted_is": f"times the speed of all layers in FP8 on {table.gpu}, from {origin}",
     }
 
 

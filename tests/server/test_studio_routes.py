@@ -111,6 +111,7 @@ def test_a_calibration_is_described_and_drawn(server: Any) -> None:
     assert found["samplings"] == 12 and found["calls"] == 64 and found["schedule"] == [16] * 16
     assert found["layers_observed"] == found["layers_total"] > 0 and found["schedule_seen"] == 1
     assert found["missing"] == "" and found["convergence"]["advice"]
+    assert found["largest"]["layer"] and f"largest amax {found['largest']['amax']:g} in" in found["summary"]
     status, kind, data = picture(server, "calibration_plot?name=seen")
     assert (status, kind, data[:8]) == (200, "image/png", b"\x89PNG\r\n\x1a\n")
     layer = picture(server, "calibration_plot?name=seen&layer=double_blocks.0.img_attn.qkv")

@@ -52,7 +52,7 @@ export function createSession({ host, t, storage, templateAddress }) {
   /** An error as {message, details}, the message in the user's language where it is ours. */
   function textOf(error) {
     if (error.name !== "RequestError") return { message: t("error.unexpected"), details: String(error.stack ?? error) };
-    return { message: error.status ? error.message : t("error.offline"), details: error.details };
+    return { message: error.status ? t.told(error.message) : t("error.offline"), details: error.details };
   }
 
   /** Do something; an error becomes a toast. */
@@ -120,7 +120,7 @@ export function createSession({ host, t, storage, templateAddress }) {
   /** A conversion ended: tell it once, and look at what there is now. */
   function ended({ target, source, error, cancelled }) {
     const name = (target ?? source ?? "").split("/").at(-1);
-    if (error) host.toast("error", t("ended.failed", { name, error }));
+    if (error) host.toast("error", t("ended.failed", { name, error: t.told(error) }));
     else if (cancelled) host.toast("info", t("ended.cancelled", { name }));
     else host.toast("success", t("ended.done", { name }));
     refreshSoon();

@@ -1,5 +1,7 @@
 // Numbers as people read them, and the interface's sentences in the user's language.
 
+import { createTold } from "./told.js";
+
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
 
 /** Formatters for one locale. Sizes are decimal, as shops and file managers count them. */
@@ -47,7 +49,7 @@ const lookUp = (messages, key) => key.split(".").reduce((found, part) => found?.
 
 /**
  * `t(key, values)`: the message of the locale, else the English one, with {name} replaced; a message object with
- * `one` and `other` is chosen by `values.count`.
+ * `one` and `other` is chosen by `values.count`. `t.told(sentence)`: a sentence of the server.
  */
 export function createTranslator(messages, locale) {
   const language = locale.split("-")[0];
@@ -65,7 +67,9 @@ export function createTranslator(messages, locale) {
     });
   }
 
-  return Object.assign(translate, formats, { has: (key) => chain.some((tree) => lookUp(tree, key) !== undefined) });
+  const english = messages.en?.nvfp4Studio?.told ?? {};
+  const told = language === "en" ? (sentence) => sentence ?? "" : createTold(english, translate);
+  return Object.assign(translate, formats, { told, has: (key) => chain.some((tree) => lookUp(tree, key) !== undefined) });
 }
 
 /** The name of a stored format or source type as users know it. */

@@ -155,7 +155,7 @@ test("layers are grouped, counted and found; a group offers what all of it allow
   assert.deepEqual(formatCounts(LAYERS), [["nvfp4", 2], ["bfloat16", 1], ["float8_e4m3fn", 1]]);
   assert.deepEqual(commonPolicies(LAYERS.slice(1, 3)), ["nvfp4"]);
   assert.deepEqual(commonPolicies([]), []);
-  assert.deepEqual(layersMatching(LAYERS, "b.1 NVFP4").map(({ name }) => name), ["b.1.q"]);
+  assert.deepEqual(layersMatching(LAYERS, "b.1 NVFP4", t.told).map(({ name }) => name), ["b.1.q"]);
 });
 
 test("a block map has a row for each type and a column for each block; errors are coloured between best and worst", () => {
@@ -394,4 +394,29 @@ test("every text that a script asks for is there, and every text is asked for", 
   const computed = [...code.matchAll(/`([\w.]+\.)\$\{/g)].map(([, start]) => start);
   const unused = keys.filter((key) => !code.includes(`"${key}"`) && !computed.some((start) => key.startsWith(start)));
   assert.deepEqual(unused, []);
+});
+
+const SAID = {
+  "first or last block": "erster oder letzter Block",
+  'rule nvfp4: "attn.to_q"': "Regel nvfp4: „attn.to_q“",
+  'text encoder, rule float8_e4m3fn: "mlp"': "Textencoder, Regel float8_e4m3fn: „mlp“",
+  "missing quantization tag added: 1200 layers, first a.b": "fehlende Kennzeichnung der Quantisierung ergänzt: Schichten: 1.200, die erste a.b",
+  "full_precision_matrix_mult set: ComfyUI would clamp activations at ±448 or cannot multiply E5M2: 3 layers, first a.b":
+    "full_precision_matrix_mult gesetzt: ComfyUI würde Aktivierungen bei ±448 abschneiden oder kann E5M2 nicht multiplizieren: Schichten: 3, die erste a.b",
+  "Add low-noise steps: nothing seen at noise levels 0.00-0.25 (let the sampler run to its last step).":
+    "Es fehlen Schritte mit wenig Rauschen: auf den Rauschstufen 0.00–0.25 wurde nichts gesehen (lass den Sampler bis zum letzten Schritt laufen).",
+  "a.b: never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)":
+    "a.b: beim Kalibrieren nie gesehen, daher bleiben die Aktivierungen dynamisch (NVFP4) oder in voller Genauigkeit (FP8)",
+  "What nobody knows.": "What nobody knows.",
+};
+
+test("the server's sentences are told in the user's language, and in English as they came", () => {
+  const german = JSON.parse(readFileSync(new URL("locales/de/main.json", root), "utf-8"));
+  const de = createTranslator({ en: english, de: german }, "de");
+  for (const [sentence, wanted] of Object.entries(SAID)) {
+    assert.equal(de.told(sentence), wanted);
+    assert.equal(t.told(sentence), sentence);
+  }
+  assert.equal(de.told(undefined), "");
+  assert.equal(createTranslator({}, "fr").told("as it is"), "as it is");
 });

@@ -94,9 +94,9 @@ export function commonPolicies(layers) {
   return (first ?? []).filter((policy) => others.every((allowed) => allowed.includes(policy)));
 }
 
-/** The layers of a search: every word in name, format or reason. */
-export function layersMatching(layers, search) {
+/** The layers of a search: every word in name, format or reason, which `told` puts into the user's language. */
+export function layersMatching(layers, search, told) {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
-  const textOf = (layer) => `${layer.name} ${layer.format} ${layer.reason}`.toLowerCase();
+  const textOf = (layer) => `${layer.name} ${layer.format} ${told(layer.reason)}`.toLowerCase();
   return words.length ? layers.filter((layer) => words.every((word) => textOf(layer).includes(word))) : layers;
 }

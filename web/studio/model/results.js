@@ -8,9 +8,12 @@ export function createResults({ store, client, textOf }) {
     try {
       const { results } = await client.results();
       store.set({ results, resultsError: null });
+      const { result, report, reportError } = store.state;
+      const there = results.some(({ id }) => id === result);
       // It was asked for before it was there, or after it was deleted and before it was converted again.
-      const { result, reportError } = store.state;
-      if (reportError && results.some(({ id }) => id === result)) await open(result);
+      if (reportError && there) await open(result);
+      // Another page deleted it.
+      if (report && !there) await open(null);
     } catch (error) {
       store.set({ resultsError: textOf(error) });
     }

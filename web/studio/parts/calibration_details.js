@@ -57,11 +57,12 @@ export function calibrationDetails({ t, host }) {
       const range = `${t.number(bin / bins.bins, 2)}–${t.number((bin + 1) / bins.bins, 2)}`;
       return t("statistics.bin", { range, count });
     });
-    const [first, ...others] = adviceOf(found, t("statistics.enough"));
+    const [first, ...others] = adviceOf(found, t("statistics.enough")).map(t.told);
     verdict.show(found.enough ? "success" : "info", first);
     advised(others);
     advice.hidden = others.length === 0;
-    setText(summary, found.summary);
+    const { layer, amax } = found.largest ?? {};
+    setText(summary, layer ? t("statistics.largest", { value: t.significant(amax), layer }) : "");
     plotted = large.href = host.address(plotPath("calibration_plot", { name, calls: String(found.calls) }));
     if (more.open && plot.getAttribute("src") !== plotted) plot.src = plotted;
   }

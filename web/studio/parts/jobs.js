@@ -24,8 +24,9 @@ export function runningJob({ t, cancel }) {
         setText(name, t("convert.into", { source: fileOf(item.source), target: fileOf(item.target) }));
         setText(far, texts[0]);
         setText(long, texts[1]);
-        setText(label, item.label ?? "");
-        setAttribute(label, "title", item.label);
+        const what = t.told(item.label);
+        setText(label, what);
+        setAttribute(label, "title", what);
         bar.update(shareOf(item), texts.filter(Boolean).join(" · "));
       },
     };
@@ -83,7 +84,7 @@ export function interruptedJob({ t, resume, discard }) {
   };
 }
 
-/** A conversion that ended: in success, by the user, or with an error sentence. */
+/** A conversion that ended: in success, by the user, or with an error sentence; `there` where its file still is. */
 export function finishedJob({ t, open }) {
   return (entry) => {
     const name = h("div", { class: "nvfp4-card-title" });
@@ -96,9 +97,9 @@ export function finishedJob({ t, open }) {
         current = item;
         const good = !item.error && !item.cancelled;
         setText(name, fileOf(item.target ?? item.source));
-        setText(detail, good ? t("convert.done", { time: t.duration(item.seconds) }) : item.cancelled ? t("convert.cancelled") : item.error);
+        setText(detail, good ? t("convert.done", { time: t.duration(item.seconds) }) : item.cancelled ? t("convert.cancelled") : t.told(item.error));
         setAttribute(detail, "data-kind", good ? "success" : item.cancelled ? "info" : "error");
-        show.hidden = !good || !item.target;
+        show.hidden = !good || !item.there;
       },
     };
   };

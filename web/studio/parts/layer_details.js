@@ -10,7 +10,7 @@ export function factsOf(layer, t) {
   const before = `${formatName(layer.source_format)} → ${formatName(layer.format)}`;
   return [
     ["format", layer.source_format === layer.format ? formatName(layer.format) : before],
-    ["reason", layer.reason],
+    ["reason", t.told(layer.reason)],
     ["shape", layer.shape.map((size) => t.number(size)).join(" × ")],
     ["inputScale", Number.isFinite(layer.input_scale) && t.significant(layer.input_scale)],
     ["clipRate", Number.isFinite(layer.clip_rate) && t.percent(layer.clip_rate, 3)],

@@ -53,7 +53,7 @@ export function layerTable({ t, host, pin }) {
         setText(name, item.label);
         setAttribute(name, "title", `${layer.name}  ${layer.shape.join(" × ")}`);
         setAttribute(name, "aria-expanded", String(detailed.has(layer.name)));
-        setText(reason, layer.reason);
+        setText(reason, t.told(layer.reason));
         choice.update(layer.allowed ?? [], layer.pinned ? item.policy : AUTO, layer.module, formatName(layer.format));
         choice.control.disabled = (layer.allowed ?? []).length < 2;
         row.classList.toggle("nvfp4-pinned-row", Boolean(layer.pinned));
@@ -127,7 +127,7 @@ export function layerTable({ t, host, pin }) {
   function update(wanted) {
     last = wanted;
     const { layers, by, search, pins, pinnedOnly, calibration } = wanted;
-    const found = layersMatching(layers, search).filter((layer) => !pinnedOnly || layer.pinned);
+    const found = layersMatching(layers, search, t.told).filter((layer) => !pinnedOnly || layer.pinned);
     const narrowed = (search || pinnedOnly) && found.length <= OPENED_BY_SEARCH;
     groups(grouped(found, by, t("table.outside")).map((group) => ({ ...group, by, pins, calibration, open: opened.has(group.key) || narrowed })));
     setText(empty, found.length ? "" : t("table.nothing"));

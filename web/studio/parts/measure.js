@@ -24,9 +24,9 @@ export function measurePart({ t, store, sensitivities, attempt }) {
     start.disabled = !usableChoices(state).calibration;
     stop.hidden = !measuring;
     const waiting = start.disabled ? t("plan.measureNeeds") : "";
-    setText(status, measuring ? measuring.text || t("plan.measureQueued") : waiting);
+    setText(status, measuring ? t.told(measuring.text) || t("plan.measureQueued") : waiting);
     status.hidden = !status.textContent;
-    problem.show("error", measureError?.message ?? "", measureError?.details);
+    problem.show("error", t.told(measureError?.message), measureError?.details);
   }
 
   return { element, update };

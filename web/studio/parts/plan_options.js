@@ -48,10 +48,10 @@ export function planOptions(session) {
     const mine = options.recipes.filter((entry) => entry.mine);
     const builtIn = options.recipes.filter((entry) => !entry.mine);
     const problem = mine.find((entry) => entry.id === choices.recipe)?.problem;
-    const recipeHelp = choices.recipe === AUTO ? t("plan.autoHelp") : (problem ?? "");
+    const recipeHelp = choices.recipe === AUTO ? t("plan.autoHelp") : t.told(problem);
     const named = [...mine, ...builtIn].map((entry) => [entry.id, entry.title && entry.title !== entry.id ? `${entry.id} – ${entry.title}` : entry.id]);
     recipe.update([[AUTO, t("plan.auto")], ...named], choices.recipe, recipeHelp);
-    const of = (help, chosen, fallback) => [Object.keys(help).map((key) => [key, key]), chosen ?? fallback, help[chosen ?? fallback]];
+    const of = (help, chosen, fallback) => [Object.keys(help).map((key) => [key, key]), chosen ?? fallback, t.told(help[chosen ?? fallback])];
     rounding.update(...of(options.roundings, choices.rounding, options.defaults.rounding));
     inputScale.update(...of(options.input_scales, choices.input_scale, options.defaults.input_scale));
     layout.update(options.layouts.map((key) => [key, t.has(`plan.layouts.${key}`) ? t(`plan.layouts.${key}`) : key]), choices.layout ?? options.defaults.layout);

@@ -62,7 +62,9 @@ export function convertStep(session) {
     name.update(state.choices.output_name);
     overwrite.update(state.choices.overwrite);
     start.setLabel(needsRecipe(state.choices) ? t("convert.startPinned") : t("convert.start"));
-    for (const [kind, list] of Object.entries(lists)) list.update(state.conversions[kind]);
+    const there = new Set(state.results.map(({ id }) => id));
+    const shown = { ...state.conversions, finished: state.conversions.finished.map((entry) => ({ ...entry, there: there.has(entry.target) })) };
+    for (const [kind, list] of Object.entries(lists)) list.update(shown[kind]);
     unread.show("error", state.conversionsError?.message ?? "", state.conversionsError?.details);
   }
 

@@ -93,19 +93,19 @@ function planTotals(t) {
     const ratio = plan.output_bytes / plan.source_bytes;
     setText(summary, t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) }));
     setText(speed, plan.speed ? t("plan.speed", { factor: t.number(plan.speed.predicted, 2), gpu: plan.speed.gpu }) : "");
-    setAttribute(speed, "title", plan.speed?.predicted_is);
+    setAttribute(speed, "title", t.told(plan.speed?.predicted_is));
     const { sqnr_db: error, is } = plan.summary.error;
     setText(quality, Number.isFinite(error) ? t("plan.quality", { value: t.decibels(error) }) : "");
-    setAttribute(quality, "title", is);
+    setAttribute(quality, "title", t.told(is));
     const most = Math.max(plan.source_bytes, plan.output_bytes);
     sizes.update([
       { key: "source", label: t("plan.before"), share: plan.source_bytes / most, text: t.size(plan.source_bytes) },
       { key: "output", label: t("plan.after"), share: plan.output_bytes / most, text: t.size(plan.output_bytes), strong: true },
     ]);
     entries(formatCounts(plan.layers));
-    setChildren(warnings, plan.warnings.map((text) => h("li", {}, text)));
+    setChildren(warnings, plan.warnings.map((text) => h("li", {}, t.told(text))));
     warnings.hidden = plan.warnings.length === 0;
-    setChildren(repairs, plan.repairs.map((text) => h("li", {}, text)));
+    setChildren(repairs, plan.repairs.map((text) => h("li", {}, t.told(text))));
     repaired.hidden = plan.repairs.length === 0;
   }
 

@@ -80,7 +80,7 @@ function reportView({ t, host }) {
       element: h("tr", { class: "nvfp4-layer" }, h("th", { scope: "row" }, name, reason), format, error),
       update(layer) {
         setText(name, layer.module ?? layer.name);
-        setText(reason, layer.reason ?? "");
+        setText(reason, t.told(layer.reason));
         setText(format, formatName(layer.format));
         setText(error, t.number(layer.error.sqnr_db, 1));
       },
@@ -106,13 +106,13 @@ function reportView({ t, host }) {
     mean.update(decibels(summary.mean_sqnr_db), t("result.sqnrHelp"));
     worst.update(decibels(summary.worst_sqnr_db), summary.worst_layer ?? null);
     const bad = report.problems ?? [];
-    if (bad.length) checked.show("warning", t("result.problems", { count: bad.length }), bad.join("\n"));
+    if (bad.length) checked.show("warning", t("result.problems", { count: bad.length }), bad.map(t.told).join("\n"));
     else checked.show("success", report.verified_tensors ? t("result.verified", { count: report.verified_tensors }) : "");
     const calibration = plan.calibration ? t("result.calibrated", { name: plan.calibration }) : t("result.uncalibrated");
     setText(facts, [t("result.from", { source: plan.source, recipe: plan.recipe }), calibration].join(" "));
-    setChildren(warnings, (plan.warnings ?? []).map((text) => h("li", {}, text)));
+    setChildren(warnings, (plan.warnings ?? []).map((text) => h("li", {}, t.told(text))));
     warnings.hidden = !plan.warnings?.length;
-    setChildren(repairs, (plan.repairs ?? []).map((text) => h("li", {}, text)));
+    setChildren(repairs, (plan.repairs ?? []).map((text) => h("li", {}, t.told(text))));
     repaired.hidden = !plan.repairs?.length;
     const found = worstLayers(report);
     layers(found);

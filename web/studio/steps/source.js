@@ -24,7 +24,7 @@ export function sourceStep({ t, store, sources, selectSource }) {
       title: rest.join("/"),
       detail: facts.filter(Boolean).join(" · "),
       badges: badges.filter(Boolean),
-      note: known ? header.problem : "",
+      note: known ? t.told(header.problem) : "",
       noteKind: known && !header.convertible ? "warning" : "info",
     };
   }
