@@ -20,8 +20,8 @@ def found(run_in_comfy: Callable[..., dict[str, Any]], tmp_path_factory: pytest.
     return run_in_comfy("pre_quant", source=str(CHECKPOINTS["flux"]), work=work, layer=LAYER, timeout=500)
 
 
-def test_every_pinned_layer_is_loaded_with_its_scale(found: dict[str, Any]) -> None:
-    assert found["layers"] == found["with_scale"] == found["loaded"] > 10
+def test_every_layer_for_which_a_scale_was_found_is_loaded_with_it(found: dict[str, Any]) -> None:
+    assert found["found"] == found["with_scale"] == found["loaded"] > 10
 
 
 def test_a_layers_outputs_are_those_of_the_simulation(found: dict[str, Any]) -> None:

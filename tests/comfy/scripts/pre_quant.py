@@ -1,11 +1,10 @@
 # ruff: noqa: I001  (ComfyUI must be set up before it is imported)
-"""The demo model with pre_quant_scale and gain on every NVFP4 layer: pictures, and one layer's outputs, in ComfyUI and in ours."""
+"""The demo model with a searched pre_quant_scale and gain: pictures, and one layer's outputs, in ComfyUI and in ours."""
 
 from __future__ import annotations
 
 from bootstrap import REQUEST, answer, load_pack
 
-import dataclasses
 import importlib
 from pathlib import Path
 
@@ -19,10 +18,7 @@ calibration = importlib.import_module(f"{pack}.calibration")
 conditioning = importlib.import_module(f"{pack}.demo.conditioning")
 converters = importlib.import_module(f"{pack}.converters")
 data = importlib.import_module(f"{pack}.demo.data")
-held_out = importlib.import_module(f"{pack}.converters.held_out")
 formats = importlib.import_module(f"{pack}.converters.formats")
-pins = importlib.import_module(f"{pack}.converters.pins")
-recipe_file = importlib.import_module(f"{pack}.converters.recipe_file")
 runtime = importlib.import_module(f"{pack}.demo.runtime")
 sampling = importlib.import_module(f"{pack}.demo.sampling")
 sheet = importlib.import_module(f"{pack}.demo.sheet")
@@ -68,14 +64,9 @@ labels = LABELS * 4
 sampling.sample(model, labels, list(range(len(labels))), observing=collector.observing)
 collected = collector.finish(images=len(labels))
 
-plain = converters.convert(
-    source, Path(REQUEST["work"]) / "plain.safetensors", converters.Options(), calibration=collected, device="cpu"
-)
-modules = [layer.module for layer in plain.plan.layers if layer.format == "nvfp4"]
-pinned = pins.Pin("nvfp4", pre_quant_exponent=0.5, gain=True)
-recipe = dataclasses.replace(recipe_file.load_recipe(plain.plan.recipe), layers=dict.fromkeys(modules, pinned))
-target = Path(REQUEST["work"]) / "pinned.safetensors"
-converters.convert(source, target, converters.Options(recipe=recipe), calibration=collected, device="cpu")
+target = Path(REQUEST["work"]) / "searched.safetensors"
+options = converters.Options(rounding="weighted", pre_quant="search", gain=True)
+searched = converters.convert(source, target, options, calibration=collected, device="cpu").plan.layers
 
 patcher = load(target)
 expected = {"comfyui": in_comfyui(load(source)), "ours": in_our_runtime(source)}
@@ -93,7 +84,7 @@ with torch.inference_mode():
     got = layer(rows).float() - bias.float()
 wanted = predicted(module, tensors, model.get_submodule(module).weight)
 answer(
-    layers=len(modules),
+    found=sum(layer.pre_quant_exponent is not None for layer in searched),
     with_scale=sum(key.endswith(".pre_quant_scale") for key in stored),
     loaded=sum(getattr(each, "pre_quant_scale", None) is not None for each in patcher.model.diffusion_model.modules()),
     psnr={where: sheet.psnr(expected[where], drawn[where]) for where in drawn},
