@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .interrupt import Interrupt, Interrupted
-from .options import influence_of
+from .options import add_timesteps, influence_of
 from .progress import Bar
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NEEDING_A_BUDGET = {
     "sensitivity": "--sensitivity",
+    "timesteps": "--timesteps",
     "no_ties": "--no-ties",
     "beyond_rules": "--beyond-rules",
 }
@@ -42,6 +43,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="what `nvfp4-studio sensitivity` measured (.json); without one it is measured and written beside the source",
     )
+    add_timesteps(group, None, "that of the measurement, else uniform")
     group.add_argument(
         "--no-ties", action="store_true", help="layers that share kernels (q, k, v) may get different formats"
     )
@@ -149,12 +151,12 @@ def _sensitivity(
     """The file that was named, the one beside the source when it is of today's calibration, or a new measurement."""
     from ..converters import Cancelled
     from ..converters.convert import chosen_device
-    from ..converters.sensitivity import load, measure_and_save
+    from ..converters.sensitivity import DEFAULT_WEIGHTING, measure_and_save
 
     if arguments.sensitivity:
-        return load(arguments.sensitivity)
+        return _named(arguments.sensitivity, arguments.timesteps)
     path = sensitivity_beside(Path(arguments.source))
-    earlier = _earlier(path, Path(arguments.calibration), source, options)
+    earlier = _earlier(path, Path(arguments.calibration), source, options, arguments.timesteps)
     if earlier is not None:
         return earlier
     with Interrupt() as interrupt, Bar() as bar:
@@ -165,6 +167,7 @@ def _sensitivity(
                 path,
                 options=options,
                 calibration_name=Path(arguments.calibration).stem,
+                weighting=arguments.timesteps or DEFAULT_WEIGHTING,
                 influence=influence_of(arguments.calibration),
                 device=chosen_device(device),
                 progress=bar,
@@ -183,8 +186,24 @@ def sensitivity_beside(source: Path) -> Path:
     return stem.with_name(f"{stem.name}-sensitivity.json")
 
 
-def _earlier(path: Path, calibration: Path, source: Source, options: Options) -> Sensitivity | None:
-    """What was measured before, None when that was another model, another calibration or another input_scale."""
+def _named(path: str, weighting: str | None) -> Sensitivity:
+    """The file that was named. Raises SensitivityError when it was measured with another weighting than is asked for."""
+    from ..converters.errors import SensitivityError
+    from ..converters.sensitivity import load
+
+    found = load(path)
+    if weighting not in (None, found.weighting):
+        raise SensitivityError(
+            f"{path} was measured with --timesteps {found.weighting}, not {weighting[:40]!r}; leave --timesteps out, or "
+            "measure it anew."
+        )
+    return found
+
+
+def _earlier(
+    path: Path, calibration: Path, source: Source, options: Options, weighting: str | None
+) -> Sensitivity | None:
+    """What was measured before, None when that was another model, calibration, input_scale or weighting."""
     from ..converters.sensitivity import beside, load, source_fingerprint
 
     inputs = [file for file in (calibration, beside(calibration)) if file.is_file()]
@@ -192,4 +211,5 @@ def _earlier(path: Path, calibration: Path, source: Source, options: Options) ->
         return None
     found = load(path)
     same = (found.calibration, found.input_scale) == (calibration.stem, options.input_scale)
+    same = same and weighting in (None, found.weighting)
     return found if same and found.fingerprint == source_fingerprint(source) else None

@@ -95,6 +95,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_timesteps(parser: argparse._ActionsContainer, default: str | None, told: str) -> None:
+    """`--timesteps` of the verbs that measure; ``told``: what holds without it."""
+    parser.add_argument(
+        "--timesteps",
+        metavar="W",
+        default=default,
+        help=f"how rows seen at different noise count: uniform, schedule, path or early; default {told}",
+    )
+
+
 def options_of(arguments: argparse.Namespace) -> Options:
     """The core's options from the arguments."""
     from ..converters import DEFAULT_ROUNDING, Options

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .interrupt import Interrupt, Interrupted
-from .options import influence_of, read_calibration, stem_of
+from .options import add_timesteps, influence_of, read_calibration, stem_of
 from .progress import Bar
 from .text import words
 
@@ -43,12 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gain", action="store_true", help="measure each of these with a constant gain as well")
     parser.add_argument("--input-scale", metavar="P", default="p99.9", help="as for convert, default %(default)s")
-    parser.add_argument(
-        "--timesteps",
-        metavar="W",
-        default="uniform",
-        help="how rows seen at different noise count: uniform, schedule, path or early; default %(default)s",
-    )
+    add_timesteps(parser, "uniform", "uniform")
     parser.add_argument(
         "--influence",
         metavar="JSON",

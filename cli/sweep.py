@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .interrupt import Interrupt, Interrupted
-from .options import influence_of, read_calibration, stem_of
+from .options import add_timesteps, influence_of, read_calibration, stem_of
 from .progress import Bar
 from .text import words
 
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budgets", metavar="B", nargs="+", default=[], help="budgets to choose formats by, as for plan"
     )
+    add_timesteps(parser, "uniform", "uniform")
     parser.add_argument(
         "--influence", metavar="JSON", help="measured influence of each layer; default: beside the calibration"
     )
@@ -154,6 +155,7 @@ def _measured(
         calibration,
         choices,
         calibration_name=Path(arguments.calibration).stem,
+        weighting=arguments.timesteps,
         influence=influence_of(arguments.calibration, arguments.influence),
         kernels=load_table(arguments.kernels),
         device=chosen_device(arguments.device),

@@ -119,6 +119,11 @@ def _modules(context: Context, target: str) -> list[str]:
     found = [
         module for module, policies in permitted(context).items() if policies and (target == ALL or target in module)
     ]
+    if not found and target == ALL:
+        raise PlanError(
+            f"The rules of recipe {context.recipe.name} let no layer of {context.source.path.name} change; there is nothing "
+            "to compare."
+        )
     if not found:
         raise PlanError(
             f"No layer that the rules let change has {target[:40]!r} in its name; name a part of one, or {ALL}."

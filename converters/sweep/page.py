@@ -6,6 +6,7 @@ import math
 
 from ...calibration import Section
 from ..budget.page import influence_measured
+from ..sensitivity import WEIGHTINGS
 from .evaluation import PHASE_TITLES, Row, SweepResult
 
 HEAD = ("id", "method", "rounding", "target", "size", "compression", "x FP8", "quality", "mean rel. RMSE", "verdict")
@@ -21,6 +22,7 @@ def sweep_sections(found: SweepResult) -> list[Section]:
         f"{len(found.rows) - 1} configurations of {found.source}, predicted from the outputs of its layers on the rows "
         f"of calibration {sensitivity.calibration}; nothing was written for it.",
         f"Quality: dB by which the output exceeds its error, of which more is closer; the error is {error}. Mean rel. RMSE: of the outputs of the changed layers.",
+        f"Rows that were seen at different noise, weighting {sensitivity.weighting}: {WEIGHTINGS[sensitivity.weighting]}.",
         f"Speed: by the table {sensitivity.kernels}, times that of the same model in FP8; a dash where ComfyUI has no kernel.",
         "Verdict: the grade of the mean rel. RMSE, as `verify` gives it. Pictures have the last word.",
     )

@@ -41,6 +41,18 @@ def test_a_budget_is_measured_kept_and_told(measured: Path, run: Run) -> None:
     assert "# Budget size<=0.6 for model.safetensors" in again.out and "# Plan for model.safetensors" in again.out
 
 
+def test_a_budget_by_another_weighting_is_measured_with_it(measured: Path, run: Run) -> None:
+    asked = [*words(measured, "plan", "--budget", "size<=0.6", "--json"), "--timesteps"]
+    first = run(*asked, "early")
+    assert first.status == 0 and "Wrote" in first.err, first.err
+    sensitivity = measured / "model-sensitivity.json"
+    assert json.loads(sensitivity.read_text())["weighting"] == "early"
+    assert "Wrote" not in run(*asked, "early").err
+    refused = run(*asked, "path", "--sensitivity", sensitivity)
+    assert (refused.status, "was measured with --timesteps early, not 'path'" in refused.err) == (1, True)
+    assert "There is no weighting 'late'" in run(*asked, "late").err
+
+
 def test_ties_and_their_absence(measured: Path, run: Run) -> None:
     formats = []
     for more in ([], ["--no-ties"]):
@@ -73,6 +85,7 @@ def test_a_converted_file_tells_how_its_formats_were_chosen(measured: Path, run:
     ("more", "said"),
     [
         (["--no-ties"], "--no-ties belongs to a budget"),
+        (["--timesteps", "path"], "--timesteps belongs to a budget"),
         (["--save-recipe", "x.json"], "--save-recipe belongs to a budget"),
         (["--out", "x"], "--out belongs to a budget"),
         (["--budget", "size<=0.5"], "A budget chooses by measured errors; add --calibration"),

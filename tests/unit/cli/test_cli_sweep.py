@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from nvfp4_studio.calibration import Collector, save
 from nvfp4_studio.converters import open_source
 
 Run = Callable[..., Any]
@@ -89,6 +92,7 @@ def test_what_cannot_be_written_is_said_before_anything_is(calibrated_model: Pat
         (["--budgets", "x"], "'x' is no budget"),
         (["--targets", "nothing"], "No layer that the rules let change has 'nothing' in its name"),
         (["--recipes", "none"], "There is no recipe 'none'"),
+        (["--timesteps", "late"], "There is no weighting 'late'; choose one of uniform, schedule"),
     ],
 )
 def test_wrong_words(calibrated_model: Path, run: Run, more: list[str], said: str) -> None:
@@ -128,9 +132,42 @@ def test_a_sweep_goes_on_where_it_was_cut_off(
     assert all(math.isfinite(row["error"]) for row in one["rows"])
 
 
+def test_rows_count_by_the_weighting_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+    """Inputs of late steps have outlier channels, so that errors differ when early ones weigh more."""
+    torch.manual_seed(3)
+    model = torch.nn.Module()
+    model.blocks = torch.nn.ModuleList(
+        torch.nn.ModuleDict({name: torch.nn.Linear(256, 256, bias=False) for name in ("attn", "mlp")}) for _ in range(2)
+    )
+    save_file(
+        {name: weight.detach().bfloat16() for name, weight in model.named_parameters()}, tmp_path / "m.safetensors"
+    )
+    collector = Collector(model, detail="curvature")
+    for sigma, spread in ((0.95, 0.0), (0.1, 2.0)):
+        with collector.observing(sigma):
+            for block in model.blocks:
+                for linear in block.values():
+                    sizes = torch.exp(spread * torch.randn(256))
+                    linear(torch.randn(512, 256) * sizes / sizes.square().mean().sqrt())
+    save(collector.finish(images=1), tmp_path / "c.safetensors")
+    asked = ["sweep", tmp_path / "m.safetensors", "--calibration", tmp_path / "c.safetensors", "--device", "cpu"]
+    few = ["--formats", "nvfp4", "int4-g128", "--recipes", "weight-only", "--json", "--out", tmp_path / "t"]
+    told = {}
+    for weighting in ("uniform", "early", "uniform"):
+        result = run(*asked, *few, "--timesteps", weighting)
+        assert result.status == 0, result.err
+        data = json.loads(result.out)
+        assert data["weighting"] == weighting
+        assert f"weighting {weighting}: " in (tmp_path / "t.md").read_text()
+        errors = {row["name"]: row["error"] for row in data["rows"]}
+        assert told.setdefault(weighting, errors) == errors
+    for name in ("nvfp4-all-auto", "int4-g128-all"):
+        assert told["early"][name] != pytest.approx(told["uniform"][name], rel=1e-4)
+
+
 def test_simulated_formats_are_those_of_todays_calibration(calibrated_model: Path, tmp_path: Path, run: Run) -> None:
     """Calibrated anew under the same name: nothing that was measured on the rows of before is taken."""
-    from nvfp4_studio.calibration import load, save
+    from nvfp4_studio.calibration import load
 
     small = ["--formats", "int4-g128", "--recipes", "generic", "--device", "cpu"]
     seen = load(calibrated_model / "statistics.safetensors")
