@@ -14,14 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .channels import ChannelStatistics
+from .channel_sums import ChannelSums
 from .counting import block_amax, histogram
 from .coverage import SCHEDULE_BINS
-from .curvature import Curvature, curvature_of
 from .detail import CURVATURE, SCALES
 from .histogram import RAW_BINS, RAW_FINITE, fold, magnitude_bits
-from .observers import Observation, Products
-from .reservoir import EMPTY, LABEL_BINS, Candidates, Reservoir, kept, row_hashes
+from .observers import Observation
+from .reservoir import EMPTY, LABEL_BINS, Candidates, kept, row_hashes
 from .statistics import PASSES, LayerStatistics
 
 _GATHERED = 1 << 20
@@ -40,43 +39,6 @@ class Moment:
     bins: torch.Tensor
     number: torch.Tensor
     passes: tuple[int, ...]
-
-
-class _Details:
-    """Sums over channels of one set of layers. A call with NaN or overflowing squares takes no part."""
-
-    def __init__(self, seen: Observation, device: torch.device) -> None:
-        assert seen.channel_amax is not None
-        zeros = torch.zeros
-        self.rows = zeros((), dtype=torch.int64, device=device)
-        self.channel_amax = zeros(seen.features, device=device)
-        self.square_sums = zeros(seen.features, device=device) if seen.products is None else None
-        self.products = (
-            Products(torch.zeros_like(seen.products.whole), torch.zeros_like(seen.products.tail))
-            if seen.products
-            else None
-        )
-        self.candidates: Candidates | None = None
-
-    def add(self, seen: Observation) -> None:
-        assert seen.channel_amax is not None and seen.square_sums is not None
-        total = seen.square_sums.sum()
-        pairs = [(self.square_sums, seen.square_sums)] if self.square_sums is not None else []
-        if self.products is not None and seen.products is not None:
-            pairs += [(self.products.whole, seen.products.whole), (self.products.tail, seen.products.tail)]
-        if total.device.type == "cpu":
-            if not math.isfinite(total.item()):
-                return
-            self.rows.add_(seen.rows)
-            torch.maximum(self.channel_amax, seen.channel_amax, out=self.channel_amax)
-            for kept_sums, more in pairs:
-                kept_sums.add_(more)
-            return
-        usable = torch.isfinite(total)
-        self.rows.add_(usable, alpha=seen.rows)
-        torch.maximum(self.channel_amax, torch.where(usable, seen.channel_amax, 0.0), out=self.channel_amax)
-        for kept_sums, more in pairs:
-            kept_sums.add_(torch.where(usable, more, 0.0))
 
 
 @dataclass(slots=True)
@@ -99,7 +61,7 @@ class DeviceSums:
         self._calls: list[int] = []
         self._rows: list[int] = []
         self._features: list[int] = []
-        self._details: list[_Details | None] = []
+        self._details: list[ChannelSums | None] = []
         self._waiting: list[_Call] = []
         self._gathered = 0
         with torch.inference_mode(False):
@@ -136,7 +98,8 @@ class DeviceSums:
             nonfinite = self._nonfinite.tolist()
             found = {}
             for names, group in self._groups.items():
-                channels, curvature, reservoir = self._detailed(group)
+                details = self._details[group]
+                channels, curvature, reservoir = details.finish() if details is not None else (None, None, None)
                 found[names] = LayerStatistics(
                     in_features=self._features[group],
                     out_features=0,
@@ -155,25 +118,13 @@ class DeviceSums:
                 )
             return found
 
-    def _detailed(self, group: int) -> tuple[ChannelStatistics | None, Curvature | None, Reservoir | None]:
-        details = self._details[group]
-        rows = int(details.rows) if details is not None else 0
-        if details is None or rows == 0:
-            return None, None, None
-        if details.products is None:
-            assert details.square_sums is not None
-            return ChannelStatistics.of(rows, details.channel_amax, details.square_sums), None, None
-        channels = ChannelStatistics.of(rows, details.channel_amax, details.products.diagonal())
-        curvature = curvature_of(rows, self._features[group], details.products.whole, details.products.tail)
-        return channels, curvature, Reservoir.of(details.candidates) if details.candidates else None
-
     def _new_group(self, seen: Observation) -> int:
         group = self._groups[tuple(seen.layers)] = len(self._groups)
         self._calls.append(0)
         self._rows.append(0)
         self._features.append(seen.features)
         with torch.inference_mode(False):
-            self._details.append(_Details(seen, self.device) if self._detail != SCALES else None)
+            self._details.append(ChannelSums(seen, self.device) if self._detail != SCALES else None)
             if len(self._groups) > len(self._nonfinite):
                 more = max(32, len(self._nonfinite))
                 self._counts = [torch.cat((count, count.new_zeros(more, RAW_BINS))) for count in self._counts]

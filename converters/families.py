@@ -6,15 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .signatures import (
-    ENCODER_NOT_LINEAR,
-    NOT_LINEAR,
-    QUANTIZED_ENCODERS,
-    SIGNATURES,
-    TEXT_ENCODERS,
-    WITHOUT_RECIPE,
-    Signature,
-)
+from .encoder_signatures import ENCODER_NOT_LINEAR, QUANTIZED_ENCODERS, TEXT_ENCODERS
+from .signatures import NOT_LINEAR, SIGNATURES, WITHOUT_RECIPE, Signature
 from .source import TensorInfo
 
 PREFIXES = ("model.diffusion_model.", "model.model.", "net.")

@@ -13,19 +13,15 @@ An FP8 weight without a scale is a raw cast: its values are meant as they stand 
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import SourceError
 from .source import Source, TensorInfo
+from .tags import FP8_FORMATS, MARKER, legacy_tag, tags_of
 
-FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 PLAIN_FORMATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-METADATA_KEY = "_quantization_metadata"
-MARKER = "scaled_fp8"
 COMPANIONS = (
     "comfy_quant",
     "weight_scale",
@@ -50,7 +46,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "asym_w4a8_int8": ("weight_s_rel", "weight_s_channel"),
 }
 """Formats that are left as they are where a source has them, each with what ComfyUI refuses to load it without."""
-MAX_TAG_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ def recognise(source: Source) -> Recognised:
         SourceError: a tag that cannot be read or contradicts the stored dtype, or a scale under two names.
     """
     tensors = source.tensors
-    tags = _tags(source)
+    tags = tags_of(source)
     companions: dict[str, list[str]] = {}
     descriptions = set()
     for name in tensors:
@@ -146,7 +141,7 @@ def recognise(source: Source) -> Recognised:
         layer = name[: -len(".weight")]
         own = tuple(_kept_companions(source, companions.get(layer, [])))
         _refuse_twins(source, layer, own)
-        tag = tags[layer] if layer in tags else _legacy_tag(source, layer)
+        tag = tags[layer] if layer in tags else legacy_tag(source, layer)
         described = tag is not None or bool(own)
         if len(info.shape) == 2 and (described or info.dtype in FP8_FORMATS or info.dtype in PLAIN_FORMATS):
             layers[layer] = _layer(source, layer, info, tag if layer in tags else None, tag, own)
@@ -188,7 +183,7 @@ def _kept_companions(source: Source, names: list[str]) -> list[str]:
     return [
         name
         for name in names
-        if not (name.endswith(".scale_input") and _count(source, name) == 1 and float(source.read(name)) == 1.0)
+        if not (name.endswith(".scale_input") and source.tensors[name].count == 1 and float(source.read(name)) == 1.0)
     ]
 
 
@@ -208,34 +203,12 @@ def _suffix(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _legacy_tag(source: Source, layer: str) -> Mapping[str, Any] | None:
-    """The tag that ComfyUI derives for ``X.scale_weight`` below a marker ``<prefix>scaled_fp8``.
-
-    A marker of two elements means full-precision matrix multiplication.
-    """
-    if f"{layer}.scale_weight" not in source.tensors or METADATA_KEY in source.metadata:
-        return None
-    parts = layer.split(".")
-    for length in range(len(parts), -1, -1):
-        marker = ".".join([*parts[:length], MARKER])
-        if marker in source.tensors:
-            entry: dict[str, Any] = {
-                "format": FP8_FORMATS.get(source.tensors[f"{layer}.weight"].dtype, "float8_e4m3fn")
-            }
-            return entry | ({"full_precision_matrix_mult": True} if _count(source, marker) == 2 else {})
-    return None
-
-
-def _count(source: Source, name: str) -> int:
-    return math.prod(source.tensors[name].shape)
-
-
 def _input_scale(source: Source, layer: str, companions: tuple[str, ...]) -> str | None:
     """The tensor with the layer's input_scale, under its name of today or of old."""
     name = next((key for key in companions if todays_name(key) == f"{layer}.input_scale"), None)
-    if name is not None and _count(source, name) != 1:
+    if name is not None and source.tensors[name].count != 1:
         raise SourceError(
-            f"{source.path}: {name} has {_count(source, name)} values where one is expected; it is damaged."
+            f"{source.path}: {name} has {source.tensors[name].count} values where one is expected; it is damaged."
         )
     return name
 
@@ -252,42 +225,3 @@ def _checked_format(source: Source, layer: str, tag: Mapping[str, Any], stored: 
             "get the file from its author again."
         )
     return named
-
-
-def _tags(source: Source) -> dict[str, Mapping[str, Any]]:
-    """Every layer's tag; the header's entries replace those in tensors, as in the loader."""
-    tags: dict[str, Mapping[str, Any]] = {}
-    for name, info in source.tensors.items():
-        if name.endswith(".comfy_quant"):
-            if info.dtype != "U8" or info.nbytes > MAX_TAG_BYTES:
-                raise SourceError(f"{source.path}: {name} is no tag ({info.dtype}, {info.nbytes} bytes).")
-            tags[name[: -len(".comfy_quant")]] = _object(source, name, bytes(source.read(name).numpy().tobytes()))
-    if METADATA_KEY in source.metadata:
-        header = _object(source, METADATA_KEY, source.metadata[METADATA_KEY])
-        entries = header.get("layers", {})
-        if not isinstance(entries, dict):
-            raise SourceError(f"{source.path}: {METADATA_KEY} lists no layers; the file is damaged.")
-        for layer, tag in entries.items():
-            if not isinstance(tag, dict):
-                raise SourceError(f"{source.path}: {METADATA_KEY} has a malformed entry for {layer[:200]!r}.")
-            tags[resolved(source, layer)] = tag
-    return tags
-
-
-def resolved(source: Source, layer: str) -> str:
-    """The layer that a header entry means: some files name layers without the prefix that their keys carry (ComfyUI issue 11764)."""
-    if f"{layer}.weight" not in source.tensors:
-        for prefix in ("model.diffusion_model.", "model.model.", "net.", "model."):
-            if f"{prefix}{layer}.weight" in source.tensors:
-                return prefix + layer
-    return layer
-
-
-def _object(source: Source, name: str, data: bytes | str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{source.path}: {name} holds no JSON ({error}); the file is damaged.") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"{source.path}: {name} holds {type(value).__name__} where a table is expected.")
-    return value

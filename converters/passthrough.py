@@ -11,10 +11,11 @@ import torch
 from .. import __version__
 from .context import Context
 from .formats import tags
-from .layers import METADATA_KEY, Carried, resolved
+from .layers import Carried
 from .layout import TensorSpec
 from .plan import Constant, Copy, LayerDecision, Plan
 from .rounding.pre_quant import OFF
+from .tags import METADATA_KEY, resolved
 
 PROVENANCE_KEY = "nvfp4_studio"
 STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")

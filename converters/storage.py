@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from .formats import FORMATS, InputScale, nvfp4
@@ -37,7 +35,7 @@ def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], p
         info = source.tensors.get(name)
         if info is None or info.torch_dtype != dtype:
             problems.append(f"{name} is {info.dtype if info else 'missing'}, expected {dtype}")
-        elif (info.shape != wanted) if wanted else (math.prod(info.shape) != 1):
+        elif (info.shape != wanted) if wanted else (info.count != 1):
             problems.append(f"{name} has shape {list(info.shape)}, expected {list(wanted) if wanted else 'one value'}")
         elif suffix in (*stored.SCALES, "input_scale"):
             problems += _bad_values(source, name, dtype)

@@ -12,12 +12,13 @@ from typing import Any
 from .errors import Cancelled
 from .families import component, detect_prefix
 from .formats import nvfp4
-from .layers import LEGACY_NAMES, MARKER, METADATA_KEY, Recognised, recognise
+from .layers import LEGACY_NAMES, Recognised, recognise
 from .layout import TensorSpec
 from .measure import LEAST_SQNR_DB, LayerError, equal_bytes, measure
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .source import Source, open_source
 from .storage import broken_storage
+from .tags import MARKER, METADATA_KEY
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from nvfp4_studio.converters.signatures import SIGNATURES, TEXT_ENCODERS
+from nvfp4_studio.converters.encoder_signatures import TEXT_ENCODERS
+from nvfp4_studio.converters.signatures import SIGNATURES
 
 LOADER_ONLY = {r"(model\.)?lm_head"}
 """It is a Linear, but ``load_text_encoder_state_dicts`` renames its weight and leaves the scales behind."""

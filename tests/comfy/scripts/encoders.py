@@ -23,7 +23,7 @@ from all_in_one_model import filled, write_all_in_one
 
 load_pack()
 from custom_nodes_nvfp4.converters import Options, convert
-from custom_nodes_nvfp4.converters.signatures import QUANTIZED_ENCODERS
+from custom_nodes_nvfp4.converters.encoder_signatures import QUANTIZED_ENCODERS
 
 T5 = "text_encoders.t5xxl.transformer."
 NARROW = {"d_ff": 512, "num_heads": 4, "num_layers": 6}

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from nvfp4_studio.converters import PlanError, available_recipes, make_plan, open_source
+from nvfp4_studio.converters.encoder_signatures import TEXT_ENCODERS
 from nvfp4_studio.converters.families import component, detect_family, detect_prefix
-from nvfp4_studio.converters.signatures import SIGNATURES, TEXT_ENCODERS
+from nvfp4_studio.converters.signatures import SIGNATURES
 
 KEY_NORM = "double_blocks.0.img_attn.norm.key_norm.scale"
 PREDICT2 = ["blocks.0.mlp.layer1.weight", "x_embedder.proj.1.weight"]
