@@ -1,0 +1,73 @@
+"""What a source says of its quantized layers: tags in tensors and in the header, and what the legacy marker amounts to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import SourceError
+from .source import Source
+
+FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+"""A tag's names of the FP8 dtypes."""
+METADATA_KEY = "_quantization_metadata"
+MARKER = "scaled_fp8"
+MAX_TAG_BYTES = 65_536
+
+
+def tags_of(source: Source) -> dict[str, Mapping[str, Any]]:
+    """Every layer's tag; the header's entries replace those in tensors, as in the loader."""
+    tags: dict[str, Mapping[str, Any]] = {}
+    for name, info in source.tensors.items():
+        if name.endswith(".comfy_quant"):
+            if info.dtype != "U8" or info.nbytes > MAX_TAG_BYTES:
+                raise SourceError(f"{source.path}: {name} is no tag ({info.dtype}, {info.nbytes} bytes).")
+            tags[name[: -len(".comfy_quant")]] = _object(source, name, bytes(source.read(name).numpy().tobytes()))
+    if METADATA_KEY in source.metadata:
+        header = _object(source, METADATA_KEY, source.metadata[METADATA_KEY])
+        entries = header.get("layers", {})
+        if not isinstance(entries, dict):
+            raise SourceError(f"{source.path}: {METADATA_KEY} lists no layers; the file is damaged.")
+        for layer, tag in entries.items():
+            if not isinstance(tag, dict):
+                raise SourceError(f"{source.path}: {METADATA_KEY} has a malformed entry for {layer[:200]!r}.")
+            tags[resolved(source, layer)] = tag
+    return tags
+
+
+def resolved(source: Source, layer: str) -> str:
+    """The layer that a header entry means: some files name layers without the prefix that their keys carry (ComfyUI issue 11764)."""
+    if f"{layer}.weight" not in source.tensors:
+        for prefix in ("model.diffusion_model.", "model.model.", "net.", "model."):
+            if f"{prefix}{layer}.weight" in source.tensors:
+                return prefix + layer
+    return layer
+
+
+def legacy_tag(source: Source, layer: str) -> Mapping[str, Any] | None:
+    """The tag that ComfyUI derives for ``X.scale_weight`` below a marker ``<prefix>scaled_fp8``.
+
+    A marker of two elements means full-precision matrix multiplication.
+    """
+    if f"{layer}.scale_weight" not in source.tensors or METADATA_KEY in source.metadata:
+        return None
+    parts = layer.split(".")
+    for length in range(len(parts), -1, -1):
+        marker = ".".join([*parts[:length], MARKER])
+        if marker in source.tensors:
+            entry: dict[str, Any] = {
+                "format": FP8_FORMATS.get(source.tensors[f"{layer}.weight"].dtype, "float8_e4m3fn")
+            }
+            return entry | ({"full_precision_matrix_mult": True} if source.tensors[marker].count == 2 else {})
+    return None
+
+
+def _object(source: Source, name: str, data: bytes | str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{source.path}: {name} holds no JSON ({error}); the file is damaged.") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{source.path}: {name} holds {type(value).__name__} where a table is expected.")
+    return value
