@@ -31,9 +31,9 @@ class PositionedFile:
         return found
 
     def _write(self, start: int, data: memoryview) -> int:
-        if hasattr(os, "pwrite"):
-            return os.pwrite(self._file.fileno(), data, start)
         with self._lock:
+            if hasattr(os, "pwrite"):
+                return os.pwrite(self._file.fileno(), data, start)
             self._file.seek(start)
             return self._file.write(data)
 
