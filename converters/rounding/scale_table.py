@@ -140,9 +140,16 @@ def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor
     sums = torch.nn.functional.embedding_bag(bags.view(-1, BLOCK), errors, mode="sum", per_sample_weights=weights)
     # Floats that are not negative order like their bits, so the last four give way to the candidate's number: what is
     # no more than 2^-19 of its size apart may count as the same.
-    columns = sums.view(torch.int32).view(count, blocks, -1).unbind(dim=-1)
-    numbered = [(own & ~NUMBER_MASK) | number for number, own in enumerate(columns)]
-    return functools.reduce(torch.minimum, numbered).bitwise_and_(NUMBER_MASK)
+    numbers = _numbers(len(sums), sums.shape[1], sums.device)
+    least = sums.view(torch.int32).bitwise_and_(~NUMBER_MASK).bitwise_or_(numbers).amin(dim=1)
+    return least.bitwise_and_(NUMBER_MASK).view(count, blocks)
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """int32 [rows, columns] of column numbers, kept because making them takes as long as looking for the least."""
+    with torch.inference_mode(False):
+        return torch.arange(columns, dtype=torch.int32, device=device).repeat(rows, 1)
 
 
 @functools.cache
