@@ -1,23 +1,27 @@
 """Memory for what is on its way from the source to the output: bounded, and used again and again.
 
-Fresh memory costs a page fault for every 4 KiB, which took a third of a conversion's time.
+Fresh memory costs a page fault for every 4 KiB, which took a third of a conversion's time. So all parts lie in one
+piece of memory, wherever there is room between the others.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable
 
 CHECK_SECONDS = 0.2
+ALIGNMENT = 4096
+"""Parts begin on a page, so that they are aligned for every dtype."""
 
 
 class Buffer:
     """A piece of memory with a number of users; the last one to release it gives it back."""
 
-    def __init__(self, pool: Buffers, memory: bytearray, size: int, users: int):
+    def __init__(self, pool: Buffers, memory: memoryview, place: tuple[int, int] | None, users: int):
         self._pool = pool
-        self.memory = memory
-        self.view = memoryview(memory)[:size]
+        self.view = memory
+        self.place = place
         self._users = users
 
     def release(self) -> None:
@@ -29,15 +33,14 @@ class Buffer:
 
 
 class Buffers:
-    """Hands out memory as long as at most ``limit`` bytes are in use, or nothing is.
-
-    What is given back is kept for the next, but never so much that all of it exceeds the limit.
-    """
+    """Hands out parts of ``limit`` bytes of memory; what is larger gets memory of its own, when nothing else is in use."""
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._used = 0
-        self._free: list[bytearray] = []
+        # Not bytearray, which fills its memory at once, however little of it will be needed.
+        self._memory = memoryview(mmap.mmap(-1, limit))
+        self._used: list[tuple[int, int]] = []
+        self._larger = 0
         self._changed = threading.Condition()
 
     def take(self, size: int, users: int, check: Callable[[], None]) -> Buffer:
@@ -45,29 +48,32 @@ class Buffers:
         while True:
             check()
             with self._changed:
-                if self._used and self._used + size > self._limit:
-                    self._changed.wait(CHECK_SECONDS)
-                    continue
-                memory = self._fitting(size)
-                self._used += len(memory)
-                return Buffer(self, memory, size, users)
+                if size > self._limit and not self._used and not self._larger:
+                    self._larger += 1
+                    return Buffer(self, memoryview(bytearray(size)), None, users)
+                start = None if self._larger else self._room(size)
+                if start is not None:
+                    place = (start, start + size)
+                    self._used.append(place)
+                    self._used.sort()
+                    return Buffer(self, self._memory[start : start + size], place, users)
+                self._changed.wait(CHECK_SECONDS)
 
     def give_back(self, buffer: Buffer) -> None:
         """Called by each user when it is done."""
         with self._changed:
             if buffer._done():
-                self._used -= len(buffer.memory)
-                self._free.append(buffer.memory)
+                if buffer.place is None:
+                    self._larger -= 1
+                else:
+                    self._used.remove(buffer.place)
                 self._changed.notify_all()
 
-    def _fitting(self, size: int) -> bytearray:
-        """The smallest free memory that is large enough but not twice as large, else new memory."""
-        fitting = [memory for memory in self._free if size <= len(memory) <= 2 * size]
-        if fitting:
-            found = min(fitting, key=len)
-            self._free = [memory for memory in self._free if memory is not found]
-            return found
-        self._free.sort(key=len)
-        while self._free and self._used + size + sum(map(len, self._free)) > self._limit:
-            self._free.pop()
-        return bytearray(size)
+    def _room(self, size: int) -> int | None:
+        """The first place with ``size`` free bytes, None when there is none."""
+        start = 0
+        for first, last in self._used:
+            if start + size <= first:
+                return start
+            start = max(start, -(-last // ALIGNMENT) * ALIGNMENT)
+        return start if start + size <= self._limit else None
