@@ -1,6 +1,6 @@
 """What calibration costs: time of a sampling with it over time without, for each level of detail.
 
-    python benchmarks/calibration_cost.py [--runs 7] [--pictures 100] [--block-runs 3] [--tokens 1024] [--device cpu] [--json FILE]
+    python benchmarks/calibration_cost.py [--runs 15] [--pictures 100] [--block-runs 5] [--tokens 1024] [--device cpu] [--json FILE]
     python benchmarks/calibration_cost.py --samplings 1000
 
 Samplings with and without calibration alternate in one process; the table shows the median over runs of the
@@ -82,9 +82,9 @@ class Block(nn.Module):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=7, help="of the demo model")
+    parser.add_argument("--runs", type=int, default=15, help="of the demo model")
     parser.add_argument("--pictures", type=int, default=100, help="in a batch of the demo model")
-    parser.add_argument("--block-runs", type=int, default=3, help="of the block; 0 leaves it out")
+    parser.add_argument("--block-runs", type=int, default=5, help="of the block; 0 leaves it out")
     parser.add_argument("--tokens", type=int, default=1024, help="of the picture in the block")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
@@ -156,13 +156,21 @@ def costs(run: Sampling, what: str, runs: int, device: torch.device) -> list[dic
     print("|---|---|---|---|---|")
     for detail in DETAILS:
         run(None), run(detail)  # warm
-        pairs = [(timed(run, None, device), timed(run, detail, device)) for _ in range(runs)]
+        pairs = [in_turn(run, detail, device, number) for number in range(runs)]
         without, with_it = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(b / a for a, b in pairs)
         rows.append({"model": what, "device": device.type, "detail": detail, "without_s": without, "with_s": with_it,
                      "ratio": ratio, "target": TARGETS[detail]})  # fmt: skip
         print(f"| {detail} | {without:.3f} | {with_it:.3f} | {ratio:.3f} | {TARGETS[detail]:.2f} |", flush=True)
     return rows
+
+
+def in_turn(run: Sampling, detail: str, device: torch.device, number: int) -> tuple[float, float]:
+    """Seconds without and with calibration; every other time the other way round, as the machine's speed drifts."""
+    if number % 2:
+        with_it = timed(run, detail, device)
+        return timed(run, None, device), with_it
+    return timed(run, None, device), timed(run, detail, device)
 
 
 def timed(run: Sampling, detail: str | None, device: torch.device) -> float:
