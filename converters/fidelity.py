@@ -35,6 +35,31 @@ BROKEN = 0.5
 OUTPUTS, WEIGHTS = "outputs", "weights"
 
 
+def grade_limits(of: str) -> dict[str, float]:
+    """The largest mean relative RMSE of each grade but the last, of ``OUTPUTS`` or ``WEIGHTS``."""
+    sides = math.sqrt(2) if of == OUTPUTS else 1.0
+    return {name: limit * sides for name, limit in SIDE_LIMITS}
+
+
+def grade_of(errors: Sequence[float], of: str) -> str:
+    """The grade of layers with these relative RMSEs."""
+    if any(not error <= BROKEN for error in errors):
+        return WORST_GRADE
+    mean = math.fsum(errors) / len(errors) if errors else 0.0
+    return next((name for name, limit in grade_limits(of).items() if mean <= limit), WORST_GRADE)
+
+
+def grade_words(of: str) -> str:
+    """What the grades stand for, with their limits, for a sentence."""
+    meant = dict(
+        zip(
+            grade_limits(of), ("as FP8", "NVFP4 well rounded", "NVFP4 by nearest rounding", "twice as far"), strict=True
+        )
+    )
+    limits = ", ".join(f"{name} {meant[name]} up to {limit:.1%}" for name, limit in grade_limits(of).items())
+    return f"{limits}, {WORST_GRADE} above or with a layer above {BROKEN:.0%}"
+
+
 @dataclass(frozen=True)
 class LayerFidelity:
     """One quantized layer.
@@ -103,16 +128,13 @@ class Fidelity:
 
     def grade(self) -> str:
         """A to E, see above; A for a file in which nothing is quantized."""
-        if any(not layer.rel_rmse <= BROKEN for layer in self.layers):
-            return WORST_GRADE
-        sides = math.sqrt(2) if self.of == OUTPUTS else 1.0
-        mean = self.mean(lambda layer: layer.rel_rmse)
-        return next((name for name, limit in SIDE_LIMITS if mean <= limit * sides), WORST_GRADE)
+        return grade_of([layer.rel_rmse for layer in self.layers], self.of)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "of": self.of,
             "grade": self.grade(),
+            "grades": grade_limits(self.of),
             "linear_layers": self.linear,
             "quantized_layers": self.quantized,
             "measured_layers": len(self.layers),

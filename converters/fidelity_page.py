@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..calibration import Section
 from ..calibration.page import counted
-from .fidelity import OUTPUTS, Fidelity, LayerFidelity
+from .fidelity import OUTPUTS, Fidelity, LayerFidelity, grade_words
 
 WORST_SHOWN = 5
 NO_WORST = 1e-12
@@ -21,7 +21,7 @@ def fidelity_sections(found: Fidelity) -> list[Section]:
         f"MSE {found.mean(lambda layer: layer.mse):.3g}, RMSE {found.mean(lambda layer: layer.rmse):.3g}.",
         f"Size: {found.source_bytes / 1e6:.2f} -> {found.output_bytes / 1e6:.2f} MB "
         f"({found.output_bytes / max(1, found.source_bytes):.3f}).",
-        f"Grade {found.grade()} (A as FP8, B NVFP4 well rounded, C NVFP4 by nearest rounding, D up to twice that, E worse).",
+        f"Grade {found.grade()}, by the mean relative RMSE: {grade_words(found.of)}.",
     ]
     if found.unmeasured:
         lines.append(f"{counted(len(found.unmeasured), 'quantized layer')} without rows, first {found.unmeasured[0]}.")

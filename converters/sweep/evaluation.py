@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..fidelity import BROKEN, SIDE_LIMITS, WORST_GRADE
+from ..fidelity import OUTPUTS, grade_limits, grade_of
 from ..formats import POLICIES, nvfp4
 from ..plan import LayerDecision, Options, Plan
 from ..sensitivity import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
@@ -111,7 +111,7 @@ class SweepResult:
             "weighting": self.sensitivity.weighting,
             "kernels": self.sensitivity.kernels,
             "phases": {str(phase): title for phase, title in PHASE_TITLES.items()},
-            "grades": {name: limit * math.sqrt(2) for name, limit in SIDE_LIMITS},
+            "grades": grade_limits(OUTPUTS),
             "rows": [row.to_json() for row in self.rows],
             "left_out": dict(self.left_out),
         }
@@ -181,17 +181,10 @@ def evaluated(
         error=sensitivity.error_of(chosen),
         rel_rmse=mean,
         bits=bits,
-        grade=_grade(mean, max(errors, default=0.0)),
+        grade=grade_of(errors, OUTPUTS),
         formats=formats,
         simulated=simulated,
     )
-
-
-def _grade(mean: float, worst: float) -> str:
-    """That of ``fidelity``, for outputs."""
-    if worst > BROKEN:
-        return WORST_GRADE
-    return next((name for name, limit in SIDE_LIMITS if mean <= limit * math.sqrt(2)), WORST_GRADE)
 
 
 def ranked(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -6,6 +6,7 @@ import math
 
 from ...calibration import Section
 from ..budget.page import influence_measured
+from ..fidelity import OUTPUTS, grade_words
 from ..sensitivity import WEIGHTINGS
 from .evaluation import PHASE_TITLES, Row, SweepResult
 
@@ -24,7 +25,7 @@ def sweep_sections(found: SweepResult) -> list[Section]:
         f"Quality: dB by which the output exceeds its error, of which more is closer; the error is {error}. Mean rel. RMSE: of the outputs of the changed layers.",
         f"Rows that were seen at different noise, weighting {sensitivity.weighting}: {WEIGHTINGS[sensitivity.weighting]}.",
         f"Speed: by the table {sensitivity.kernels}, times that of the same model in FP8; a dash where ComfyUI has no kernel.",
-        "Verdict: the grade of the mean rel. RMSE, as `verify` gives it. Pictures have the last word.",
+        f"Verdict: the grade of the mean rel. RMSE, as `verify` gives it: {grade_words(OUTPUTS)}. Pictures have the last word.",
     )
     phases = [(phase, [row for row in found.rows if row.phase == phase]) for phase in PHASE_TITLES]
     sections = [

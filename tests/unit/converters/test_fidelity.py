@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,16 @@ def test_coverage_counts_all_layers_and_layers_without_rows_are_named(files: tup
 )
 def test_the_grade_is_that_of_the_mean(of: str, rel_rmse: float, grade: str) -> None:
     assert fidelity_of(of, rel_rmse).grade() == grade
+
+
+@pytest.mark.parametrize(
+    ("of", "limits"),
+    [(WEIGHTS, "A as FP8 up to 2.8%, B .* up to 9.0%"), (OUTPUTS, "A as FP8 up to 4.0%, B .* up to 12.7%")],
+)
+def test_the_limits_are_told_beside_the_grade(of: str, limits: str) -> None:
+    found = fidelity_of(of, 0.05)
+    assert re.search(f"Grade B, by the mean relative RMSE: {limits}", markdown("t", fidelity_sections(found)))
+    assert found.to_json()["grades"]["B"] == pytest.approx(0.09 * (math.sqrt(2) if of == OUTPUTS else 1))
 
 
 def test_one_broken_layer_is_an_e() -> None:
