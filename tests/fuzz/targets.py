@@ -86,12 +86,15 @@ def text(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return json_mutator(data, rng) if rng.random() < 0.6 else mutated_bytes(data, rng, others)
 
 
-def _header(folder: Path, data: bytes) -> None:
-    path = folder / "x.safetensors"
+def _read(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with open_source(path) as source:
         for name in source.tensors:
             source.read(name)
+
+
+def _header(folder: Path, data: bytes) -> None:
+    _read(folder / "x.safetensors", data)
 
 
 def _tags(folder: Path, data: bytes) -> None:
@@ -133,11 +136,7 @@ def _recipe(folder: Path, data: bytes) -> None:
 
 
 def _pickled(folder: Path, data: bytes) -> None:
-    path = folder / "x.pt"
-    path.write_bytes(data)
-    with open_source(path) as source:
-        for name in source.tensors:
-            source.read(name)
+    _read(folder / "x.pt", data)
 
 
 def _measured(folder: Path, data: bytes) -> None:

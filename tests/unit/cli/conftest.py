@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from nvfp4_studio.calibration import Calibration, Collector, LayerObserver, observe, save
+from nvfp4_studio.calibration import Calibration, Collector, save
 from nvfp4_studio.cli.benching.hardware import described_hardware
 from nvfp4_studio.cli.benching.journal import Journal
 from nvfp4_studio.cli.benching.output import write_outputs
@@ -20,6 +20,7 @@ from nvfp4_studio.cli.benching.result import make_result
 from nvfp4_studio.cli.benching.schedule import make_schedule
 from nvfp4_studio.cli.main import main
 from nvfp4_studio.cli.servers.prompts import Prompt
+from nvfp4_studio.tests.unit.cli.observed import observed_layers
 
 WIDTH = 256
 BLOCKS = 8
@@ -65,14 +66,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def calibration_for(names: list[str], width: int = WIDTH, seed: int = 1) -> Calibration:
-    generator = torch.Generator().manual_seed(seed)
-    layers = {}
-    for name in names:
-        observer = LayerObserver(torch.device("cpu"))
-        seen = observe(torch.randn(4, width, generator=generator))
-        assert seen is not None
-        observer.observe(seen, torch.arange(16) == 15)
-        layers[name] = observer.finish(width, width)
+    layers = observed_layers(names, width, seed)
     schedule = torch.zeros(2, 16, dtype=torch.int64)
     schedule[0, 15] = 1
     return Calibration(layers, {"final": "never ran"}, samplings=1, images=2, steps=1, schedule=schedule)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from aiohttp import web
 
-from nvfp4_studio.calibration import Calibration, LayerObserver, load, observe, save
+from nvfp4_studio.calibration import Calibration, load, save
 from nvfp4_studio.calibration.errors import StudioError
 from nvfp4_studio.cli.servers import driver, outcome
 from nvfp4_studio.cli.servers.client import Server
@@ -21,6 +20,7 @@ from nvfp4_studio.cli.servers.errors import RequestError
 from nvfp4_studio.cli.servers.run import Request, Result, calibrate
 from nvfp4_studio.cli.servers.status import Status
 from nvfp4_studio.converters.sensitivity import Probes, beside, load_probes, save_influence
+from nvfp4_studio.tests.unit.cli.observed import observed_layers
 
 CLASSES = {
     "Loader": {"input": {"required": {}}, "output": ["MODEL"]},
@@ -48,15 +48,7 @@ SAMPLES = 6
 
 
 def statistics(seed: int, names: tuple[str, ...]) -> Calibration:
-    generator = torch.Generator().manual_seed(seed)
-    layers = {}
-    for name in names:
-        observer = LayerObserver(torch.device("cpu"))
-        seen = observe(torch.randn(4, 32, generator=generator))
-        assert seen is not None
-        observer.observe(seen, torch.arange(16) == 15)
-        layers[name] = observer.finish(32, 32)
-    return Calibration(layers, {}, samplings=1, images=1, steps=1)
+    return Calibration(observed_layers(names, 32, seed), {}, samplings=1, images=1, steps=1)
 
 
 class Fake:

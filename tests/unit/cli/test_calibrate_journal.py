@@ -8,27 +8,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from nvfp4_studio.calibration import Calibration, LayerObserver, load, merge_files, observe, save
+from nvfp4_studio.calibration import Calibration, load, merge_files, save
 from nvfp4_studio.cli.servers.board import Board
 from nvfp4_studio.cli.servers.errors import RequestError, ServerError
 from nvfp4_studio.cli.servers.journal import DifferentModel, WorkFolder
 from nvfp4_studio.converters.sensitivity import Probes, beside, keep_beside, merged_influence
+from nvfp4_studio.tests.unit.cli.observed import observed_layers
 
 REQUEST = {"name": "x", "samples": 4}
 
 
 def statistics(seed: int, names: tuple[str, ...] = ("a", "b"), width: int = 32) -> Calibration:
-    generator = torch.Generator().manual_seed(seed)
-    layers = {}
-    for name in names:
-        observer = LayerObserver(torch.device("cpu"))
-        seen = observe(torch.randn(4, width, generator=generator))
-        assert seen is not None
-        observer.observe(seen, torch.arange(16) == 15)
-        layers[name] = observer.finish(width, width)
-    return Calibration(layers, {}, samplings=1, images=1, steps=1)
+    return Calibration(observed_layers(names, width, seed), {}, samplings=1, images=1, steps=1)
 
 
 @pytest.fixture
