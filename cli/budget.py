@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NEEDING_A_BUDGET = {
     "sensitivity": "--sensitivity",
     "timesteps": "--timesteps",
+    "kernels": "--kernels",
     "no_ties": "--no-ties",
     "beyond_rules": "--beyond-rules",
 }
@@ -44,6 +46,12 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         help="what `nvfp4-studio sensitivity` measured (.json); without one it is measured and written beside the source",
     )
     add_timesteps(group, None, "that of the measurement, else uniform")
+    group.add_argument(
+        "--kernels",
+        metavar="K",
+        help="table of kernel speeds or a .json file that speeds are predicted by; default that of the measurement, else "
+        "rtx-5090",
+    )
     group.add_argument(
         "--no-ties", action="store_true", help="layers that share kernels (q, k, v) may get different formats"
     )
@@ -151,12 +159,16 @@ def _sensitivity(
     """The file that was named, the one beside the source when it is of today's calibration, or a new measurement."""
     from ..converters import Cancelled
     from ..converters.convert import chosen_device
+    from ..converters.kernels import load_table
     from ..converters.sensitivity import DEFAULT_WEIGHTING, measure_and_save
 
+    kernels = load_table(arguments.kernels) if arguments.kernels else None
+    asked = {"weighting": arguments.timesteps, "kernels": kernels.name if kernels else None}
+    wanted = {key: value for key, value in asked.items() if value is not None}
     if arguments.sensitivity:
-        return _named(arguments.sensitivity, arguments.timesteps)
+        return _named(arguments.sensitivity, wanted)
     path = sensitivity_beside(Path(arguments.source))
-    earlier = _earlier(path, Path(arguments.calibration), source, options, arguments.timesteps)
+    earlier = _earlier(path, Path(arguments.calibration), source, options, wanted)
     if earlier is not None:
         return earlier
     with Interrupt() as interrupt, Bar() as bar:
@@ -168,6 +180,7 @@ def _sensitivity(
                 options=options,
                 calibration_name=Path(arguments.calibration).stem,
                 weighting=arguments.timesteps or DEFAULT_WEIGHTING,
+                kernels=kernels,
                 influence=influence_of(arguments.calibration),
                 device=chosen_device(device),
                 progress=bar,
@@ -186,24 +199,26 @@ def sensitivity_beside(source: Path) -> Path:
     return stem.with_name(f"{stem.name}-sensitivity.json")
 
 
-def _named(path: str, weighting: str | None) -> Sensitivity:
-    """The file that was named. Raises SensitivityError when it was measured with another weighting than is asked for."""
+def _named(path: str, wanted: Mapping[str, str]) -> Sensitivity:
+    """The file that was named. Raises SensitivityError when it was measured by another weighting or table than is asked for."""
     from ..converters.errors import SensitivityError
     from ..converters.sensitivity import load
 
     found = load(path)
-    if weighting not in (None, found.weighting):
+    other = next((key for key, value in wanted.items() if getattr(found, key) != value), None)
+    if other is not None:
+        option = {"weighting": "--timesteps", "kernels": "--kernels"}[other]
         raise SensitivityError(
-            f"{path} was measured with --timesteps {found.weighting}, not {weighting[:40]!r}; leave --timesteps out, or "
+            f"{path} was measured with {option} {getattr(found, other)}, not {wanted[other][:40]!r}; leave {option} out, or "
             "measure it anew."
         )
     return found
 
 
 def _earlier(
-    path: Path, calibration: Path, source: Source, options: Options, weighting: str | None
+    path: Path, calibration: Path, source: Source, options: Options, wanted: Mapping[str, str]
 ) -> Sensitivity | None:
-    """What was measured before, None when that was another model, calibration, input_scale or weighting."""
+    """What was measured before, None when that was another model, calibration, input_scale or other than wanted."""
     from ..converters.sensitivity import beside, load, source_fingerprint
 
     inputs = [file for file in (calibration, beside(calibration)) if file.is_file()]
@@ -211,5 +226,5 @@ def _earlier(
         return None
     found = load(path)
     same = (found.calibration, found.input_scale) == (calibration.stem, options.input_scale)
-    same = same and weighting in (None, found.weighting)
+    same = same and all(getattr(found, key) == value for key, value in wanted.items())
     return found if same and found.fingerprint == source_fingerprint(source) else None

@@ -53,6 +53,16 @@ def test_a_budget_by_another_weighting_is_measured_with_it(measured: Path, run: 
     assert "There is no weighting 'late'" in run(*asked, "late").err
 
 
+def test_speed_is_predicted_for_the_gpu_that_is_asked_for(measured: Path, run: Run) -> None:
+    asked = words(measured, "plan", "--budget", "speed>=1.1")
+    for table in ("b200", "rtx-5080"):
+        told = run(*asked, "--kernels", table)
+        assert told.status == 0 and f"× FP8 ({table})" in told.out, told.err
+    refused = run(*asked, "--kernels", "b200", "--sensitivity", measured / "model-sensitivity.json")
+    assert (refused.status, "was measured with --kernels rtx-5080, not 'b200'" in refused.err) == (1, True)
+    assert "There is no table of kernel speeds 'mine'" in run(*asked, "--kernels", "mine").err
+
+
 def test_ties_and_their_absence(measured: Path, run: Run) -> None:
     formats = []
     for more in ([], ["--no-ties"]):
@@ -86,6 +96,7 @@ def test_a_converted_file_tells_how_its_formats_were_chosen(measured: Path, run:
     [
         (["--no-ties"], "--no-ties belongs to a budget"),
         (["--timesteps", "path"], "--timesteps belongs to a budget"),
+        (["--kernels", "b200"], "--kernels belongs to a budget"),
         (["--save-recipe", "x.json"], "--save-recipe belongs to a budget"),
         (["--out", "x"], "--out belongs to a budget"),
         (["--budget", "size<=0.5"], "A budget chooses by measured errors; add --calibration"),
