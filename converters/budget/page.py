@@ -73,7 +73,9 @@ def _item_to_json(selection: Selection, item: Item) -> dict[str, Any]:
     return {
         "layers": [layer.module for layer in item.layers],
         "policy": chosen.policy,
-        "rounding": chosen.outcomes[0].choice.rounding,
+        "choices": {
+            layer.module: outcome.choice.label for layer, outcome in zip(item.layers, chosen.outcomes, strict=True)
+        },
         "bytes": chosen.bytes,
         "time": chosen.time,
         "error": chosen.error,
