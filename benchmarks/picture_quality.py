@@ -1,12 +1,14 @@
 """How close a converted model's pictures are to the source's, with every rounding method, on two trained models.
 
-    python benchmarks/picture_quality.py [--seeds 40] [--models flux sd3] [--roundings NAME ...] [--gain] [--json FILE]
+    python benchmarks/picture_quality.py [--seeds 40] [--models flux sd3] [--roundings NAME ...] [--gain] [--measured] [--add]
     python benchmarks/picture_quality.py --write-readme         (with what rounding_draws.py measured beside it)
 
 The models are the demo's digits in Flux.1's layout and a second one in SD3.5's (`python -m nvfp4_studio.demo.train
 --layout sd3` makes it). Each is calibrated with seeds that are not measured, converted with its family's default recipe and
 each rounding, and sampled as stock ComfyUI would, with quantized activations and with quantized weights alone. `--gain` adds
-each method that needs no calibration with a constant gain per layer. One thread; about 20 minutes of CPU time.
+each method that needs no calibration with a constant gain per layer that follows from the weights; `--measured` adds what
+`convert --pre-quant search` and `--gain` make of some methods. `--add` computes what the last result lacks and keeps the rest.
+One thread; about 20 minutes of CPU time, with everything 60.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from against_peers import our_commit
 from quality.gain import with_gain
 from quality.pictures import calibrate, draw, mean_and_interval, psnr_by_seed
 from quality.table import BEGIN, END, table
+from quality.ways import Way, ways
 from readme import write_between
 from torch import Tensor
 
-from nvfp4_studio.calibration import DETAILS, Calibration
+from nvfp4_studio.calibration import DETAILS
 from nvfp4_studio.converters import Options, Report, convert
 from nvfp4_studio.converters.rounding import AUTO, METHODS
 from nvfp4_studio.demo.conditioning import CLASSES
@@ -43,6 +46,7 @@ REDRAWN = RESULT.with_name("rounding_draws.json")
 SEEDS, FIRST_SEED = 40, 10_000
 CALIBRATION_SEEDS = range(4)
 MODES = {"quantized": True, "emulated": False}
+SAME_TO_ADD = ("seeds", "classes", "calibration", "versions")
 
 
 def arguments() -> argparse.Namespace:
@@ -51,7 +55,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=CHECKPOINTS, default=list(CHECKPOINTS))
     parser.add_argument("--roundings", nargs="+", choices=METHODS, default=list(METHODS), help="beside nearest")
     parser.add_argument("--recipe", help="recipe of all conversions (default: that of the model's family)")
-    parser.add_argument("--gain", action="store_true", help="also with a constant gain in weight_scale_2")
+    parser.add_argument("--gain", action="store_true", help="also with a constant gain that follows from the weights")
+    parser.add_argument(
+        "--measured",
+        action="store_true",
+        help="also with a searched pre_quant_scale, and with a gain measured on outputs",
+    )
+    parser.add_argument(
+        "--add", action="store_true", help="keep the last result's rows and compute those that it lacks"
+    )
     parser.add_argument("--json", type=Path, help=f"where the result goes (default: {RESULT.name} for a full run)")
     parser.add_argument(
         "--write-readme", action="store_true", help="run nothing, put the last result into benchmarks/README.md"
@@ -63,33 +75,37 @@ def arguments() -> argparse.Namespace:
 class Bench:
     """One model, its calibrations, and the source's pictures that all others are compared with."""
 
-    def __init__(self, name: str, folder: Path, seeds: range, recipe: str | None) -> None:
+    def __init__(
+        self, name: str, folder: Path, seeds: range, recipe: str | None, nearest: dict[str, list[float]]
+    ) -> None:
         self.source = CHECKPOINTS[name]
         self.folder = folder
         self.seeds = seeds
         self.recipe = recipe
         self.calibrations = {detail: calibrate(self.source, CALIBRATION_SEEDS, detail) for detail in DETAILS}
         self.reference = draw(self.source, seeds, True)
-        self.nearest: dict[str, list[float]] = {}
+        self.nearest = nearest
 
-    def convert(self, rounding: str, calibration: Calibration) -> tuple[Path, Report]:
-        target = self.folder / f"{rounding}.safetensors"
-        options = Options(recipe=self.recipe, rounding=rounding)
+    def convert(self, way: Way, detail: str) -> tuple[Path, Report]:
+        target = self.folder / "converted.safetensors"
+        options = Options(recipe=self.recipe, **way.options())
+        calibration = self.calibrations[detail]
         return target, convert(self.source, target, options, calibration=calibration, device="cpu", overwrite=True)
 
-    def entry(self, rounding: str, gain: bool) -> tuple[dict[str, Any], Report]:
+    def entry(self, way: Way) -> dict[str, Any]:
         """One row of the result."""
-        needs = METHODS[rounding].NEEDS
-        path, report = self.convert(rounding, self.calibrations[needs])
-        found: dict[str, Any] = {"needs": needs, "weights_db": round(report.summary["mean_sqnr_db"], 3)}
-        if gain:
-            converted, path = path, self.folder / f"{rounding}-gain.safetensors"
+        path, report = self.convert(way, way.needs)
+        found: dict[str, Any] = {"needs": way.needs, "weights_db": round(report.summary["mean_sqnr_db"], 3)}
+        if way.gain:
+            converted, path = path, self.folder / "gain.safetensors"
             found["mean_gain"] = round(with_gain(self.source, converted, path), 5)
+        if way.pre_quant:
+            found["layers_with_scale"] = sum(layer.pre_quant_exponent is not None for layer in report.plan.layers)
         for mode, quantized in MODES.items():
             found[mode] = self.distance(mode, draw(path, self.seeds, quantized))
-        if rounding == "nearest" and not gain:
+        if way == Way("nearest"):
             self.nearest = {mode: found[mode]["by_seed_db"] for mode in MODES}
-        return found, report
+        return found
 
     def distance(self, mode: str, pictures: Tensor) -> dict[str, Any]:
         """PSNR to the source's pictures, and over nearest's, each with its interval."""
@@ -102,32 +118,33 @@ class Bench:
             found |= {"over_nearest_db": round(mean, 3), "over_nearest_interval_db": round(interval, 3)}
         return found | {"by_seed_db": [round(value, 3) for value in values]}
 
-    def auto(self) -> dict[str, dict[str, int]]:
-        """For each level of detail, how many layers get which method by themselves."""
+    def auto(self) -> tuple[dict[str, dict[str, int]], Report]:
+        """For each level of detail, how many layers get which method by themselves; and the last of these conversions."""
         found = {}
-        for detail, calibration in self.calibrations.items():
-            _, report = self.convert(AUTO, calibration)
+        for detail in self.calibrations:
+            _, report = self.convert(Way(AUTO), detail)
             found[detail] = dict(Counter(layer.rounding for layer in report.plan.layers if layer.rounding))
-        return found
+        return found, report
 
 
-def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All rows of one model."""
-    bench = Bench(name, folder, range(FIRST_SEED, FIRST_SEED + options.seeds), options.recipe)
-    roundings: dict[str, Any] = {}
-    for rounding in dict.fromkeys(("nearest", *options.roundings)):
-        for gain in (False, True) if options.gain and METHODS[rounding].CANDIDATES else (False,):
-            label = f"{rounding} + gain" if gain else rounding
-            roundings[label], report = bench.entry(rounding, gain)
-            told = {mode: f"{roundings[label][mode]['psnr_db']:.2f}" for mode in MODES}
-            print(f"{name}, {label}: {told}", flush=True)
+def measure(name: str, folder: Path, options: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
+    """All rows of one model, those that are kept among them."""
+    nearest = {mode: kept["nearest"][mode]["by_seed_db"] for mode in MODES} if kept else {}
+    bench = Bench(name, folder, range(FIRST_SEED, FIRST_SEED + options.seeds), options.recipe, nearest)
+    roundings = dict(kept)
+    for way in ways(options.roundings, options.gain, options.measured):
+        if way.label not in roundings:
+            roundings[way.label] = bench.entry(way)
+            told = {mode: f"{roundings[way.label][mode]['psnr_db']:.2f}" for mode in MODES}
+            print(f"{name}, {way.label}: {told}", flush=True)
+    auto, report = bench.auto()
     return {
         "parameters": sum(parameter.numel() for parameter in weights_of(name)),
         "recipe": report.plan.recipe,
         "nvfp4_layers": report.summary["nvfp4_layers"],
         "fp8_layers": report.summary["fp8_layers"],
         "roundings": roundings,
-        "auto": bench.auto(),
+        "auto": auto,
     }
 
 
@@ -139,10 +156,21 @@ def weights_of(name: str) -> list[Tensor]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """The whole result as data."""
-    result = about(options.seeds)
+    result, kept = about(options.seeds), {}
+    if options.add:
+        last = json.loads((options.json or RESULT).read_text("utf-8"))
+        differing = [key for key in SAME_TO_ADD if _without_ours(last[key]) != _without_ours(result[key])]
+        if differing:
+            sys.exit(f"The last result differs in {', '.join(differing)}; run without --add.")
+        kept = {name: model["roundings"] for name, model in last["models"].items()}
     with tempfile.TemporaryDirectory() as folder:
-        result["models"] = {name: measure(name, Path(folder), options) for name in options.models}
+        result["models"] = {name: measure(name, Path(folder), options, kept.get(name, {})) for name in options.models}
     return result
+
+
+def _without_ours(about: Any) -> Any:
+    """Our own commit may be another: every change that moves bytes measures anew."""
+    return {key: value for key, value in about.items() if key != "nvfp4-studio"} if isinstance(about, dict) else about
 
 
 def about(seeds: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ channel as its size and one exponent a layer, which is searched (``held_out.sear
   bfloat16 is exact in that and in float16 and float32, so it is the very number that the weights were divided by.
 * Powers of two would make the product exact too. The rounding that they save is 54 dB down, and held-out output errors
   are 0.2 to 0.3 dB larger with them (means over the layers of two trained models, nearest and gptq alike).
-* Pictures of two trained models are 0.8 to 1.7 dB closer with it after nearest and weighted rounding, and no closer
-  after GPTQ, although outputs of layers are (0.3 to 0.6 dB): it has to be asked for, and LoRAs are scaled with it.
+* Pictures of two trained models are 0.4 to 1.2 dB closer with it after nearest and weighted rounding, 0.2 and 0.8 dB
+  after GPTQ (``benchmarks/picture_quality.py --measured``). It has to be asked for, because LoRAs are scaled with it.
 * A layer then computes with other inputs, so everything that was seen of them is transformed with it (``transformed``).
 """
 

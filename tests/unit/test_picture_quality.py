@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nvfp4_studio.benchmarks.quality.pictures import mean_and_interval, psnr_by_seed
+from nvfp4_studio.benchmarks.quality.ways import COMBINED
 from nvfp4_studio.converters.rounding import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -59,6 +60,16 @@ def test_no_method_that_auto_could_take_is_better_beyond_doubt(model: str, detai
 def test_gptq_is_three_decibels_above_nearest(model: str) -> None:
     for measured in (RESULT["models"][model]["roundings"], REDRAWN["models"][model]):
         assert measured["gptq"]["quantized"]["over_nearest_db"] >= 3.0
+
+
+@pytest.mark.parametrize("combined", ["pre_quant_scale", "measured gain"])
+@pytest.mark.parametrize("model", RESULT["models"])
+def test_what_a_measurement_accepted_is_not_further_away_beyond_doubt(model: str, combined: str) -> None:
+    roundings = RESULT["models"][model]["roundings"]
+    for method in COMBINED:
+        pairs = (roundings[name]["quantized"]["by_seed_db"] for name in (f"{method} + {combined}", method))
+        mean, interval = mean_and_interval([ours - alone for ours, alone in zip(*pairs, strict=True)])
+        assert mean > -interval, (method, mean, interval)
 
 
 def test_interval_of_known_values() -> None:
