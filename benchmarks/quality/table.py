@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nvfp4_studio.converters.pictures import mean_interval
+from nvfp4_studio.calibration import DETAILS
+from nvfp4_studio.converters.pictures import Interval, mean_interval
 from nvfp4_studio.converters.rounding import METHODS
 
 BEGIN, END = (
@@ -51,7 +52,8 @@ def table(result: dict[str, Any], redrawn: dict[str, Any] | None = None) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
         chosen = (f"`{' and '.join(methods)}` with detail `{detail}`" for detail, methods in model["auto"].items())
-        parts.append(f"`auto` takes {', '.join(chosen)}. {_alone(model['roundings'])}".rstrip())
+        told = [f"`auto` takes {', '.join(chosen)}.", _rival(model, draws) if draws else "", _alone(model["roundings"])]
+        parts.append(" ".join(filter(None, told)))
     if redrawn:
         parts.append(_four_over_six(result, redrawn))
     return "\n\n".join(parts)
@@ -63,6 +65,31 @@ def _place(row: tuple[str, Any]) -> tuple[int, int, str]:
     return METHODS_IN_ORDER.index(method), len(extras), row[0]
 
 
+def _rival(model: dict[str, Any], draws: dict[str, Any]) -> str:
+    """Of all methods that need no more than what ``auto`` takes, the one that comes closest to it, or beyond."""
+    roundings, found = model["roundings"], []
+    for detail, (taken,) in model["auto"].items():
+        for other in METHODS_IN_ORDER:
+            if other != taken and DETAILS.index(METHODS[other].NEEDS) <= DETAILS.index(detail):
+                once = _over(roundings, taken, other, "by_seed_db")
+                found.append((once.mean, detail, taken, other, once, _over(draws, taken, other, "by_draw_db")))
+    _, detail, taken, other, once, often = min(found)
+    return (
+        f"Of all that need no more, {other} comes closest to it: with detail `{detail}`, W4A4, {taken} is {_told(once)} dB over "
+        f"it as the model was trained and {_told(often)} dB redrawn."
+    )
+
+
+def _over(roundings: dict[str, Any], one: str, other: str, by: str) -> Interval:
+    """How much closer a way is than another with quantized activations, paired."""
+    pairs = zip(*(roundings[name]["quantized"][by] for name in (one, other)), strict=True)
+    return mean_interval([ours - theirs for ours, theirs in pairs])
+
+
+def _told(interval: Interval) -> str:
+    return f"{interval.mean:+.1f} ± {interval.half_width:.1f}"
+
+
 def _alone(roundings: dict[str, Any]) -> str:
     """What is combined with methods, paired by seed with the method alone, as a sentence; "" where nothing was."""
     told = []
@@ -70,9 +97,7 @@ def _alone(roundings: dict[str, Any]) -> str:
         found = []
         for method in METHODS_IN_ORDER:
             if f"{method} + {extra}" in roundings:
-                pair = (roundings[name]["quantized"]["by_seed_db"] for name in (f"{method} + {extra}", method))
-                over = mean_interval([one - other for one, other in zip(*pair, strict=True)])
-                found.append(f"{method} {over.mean:+.1f} ± {over.half_width:.1f}")
+                found.append(f"{method} {_told(_over(roundings, f'{method} + {extra}', method, 'by_seed_db'))}")
         if found:
             told.append(f"{extra} {', '.join(found)}")
     return f"Over the same method alone, paired by seed, W4A4: {'; '.join(told)}." if told else ""
