@@ -101,7 +101,9 @@ def add_timesteps(parser: argparse._ActionsContainer, default: str | None, told:
         "--timesteps",
         metavar="W",
         default=default,
-        help=f"how rows seen at different noise count: uniform, schedule, path or early; default {told}",
+        help="how rows that were seen at different noise count: uniform (each row the same), schedule (each sixteenth of the "
+        "noise range as often as the model was evaluated there), path (each that was visited the same) or early (as path, times "
+        f"the noise); default {told}",
     )
 
 
