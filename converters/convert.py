@@ -23,7 +23,7 @@ from .report import Report
 from .searching import with_pre_quant
 from .source import Source, open_source
 from .target import check_target, search_name, temporary_names
-from .verify import verify_sources
+from .verify import Verification, verify_sources
 from .writer import Writer
 
 
@@ -105,21 +105,7 @@ def convert(
                 execution = Execution(source, plan, calibration, writer, chosen, workers, progress, check)
                 execution.run()
                 progress(writer.size, writer.size, "writing to disk")
-                with open_source(writer.finish()) as written:
-                    verification = verify_sources(
-                        source,
-                        written,
-                        expected=plan.specs(),
-                        known=execution.known,
-                        workers=workers,
-                        progress=lambda _, __, label: progress(writer.size, writer.size, label),
-                        cancelled=cancelled,
-                    )
-                if verification.problems:
-                    raise VerificationError(
-                        f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
-                    )
-                writer.fill_in({reserved_place(number): digest for number, digest in enumerate(execution.digests)})
+                verification = _verified(source, plan, execution, writer, workers, progress, cancelled)
                 progress(writer.size, writer.size, "reading again what was written")
                 writer.check(workers, check)
                 if source.stamp() != stamp:
@@ -129,6 +115,38 @@ def convert(
                 check()
                 writer.commit()
     return Report(plan.after(execution.outcomes), verification, target.name, time.monotonic() - started)
+
+
+def _verified(
+    source: Source,
+    plan: Plan,
+    execution: Execution,
+    writer: Writer,
+    workers: int,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+) -> Verification:
+    """Compare what was written with the plan, and complete its header.
+
+    Raises:
+        VerificationError: it is not what was planned.
+    """
+    with open_source(writer.finish()) as written:
+        verification = verify_sources(
+            source,
+            written,
+            expected=plan.specs(),
+            known=execution.known,
+            workers=workers,
+            progress=lambda _, __, label: progress(writer.size, writer.size, label),
+            cancelled=cancelled,
+        )
+    if verification.problems:
+        raise VerificationError(
+            f"The written file is not what was planned ({verification.problems[0]}); nothing was kept. Please report this."
+        )
+    writer.fill_in({reserved_place(number): digest for number, digest in enumerate(execution.digests)})
+    return verification
 
 
 def _check_apart(source: Source, target: Path) -> None:

@@ -12,7 +12,6 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -25,10 +24,8 @@ from .journal import Journal, Pieces, Remarks
 from .layout import TensorSpec, lay_out
 from .pipeline import ordered
 from .positioned import PositionedFile
+from .syncing import Syncer
 from .target import check_space, check_target, explained, give_name, open_locked, temporary_names
-
-SYNC_BYTES = 256 << 20
-"""How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
 
 
 class Writer:
@@ -68,12 +65,7 @@ class Writer:
         self.done: frozenset[str] = frozenset()
         self._left = {name: spec.nbytes for name, (_, spec) in self._places.items()}
         self._pieces: dict[str, Pieces] = {name: [] for name in self._places}
-        self._unsynced: list[str] = []
-        self._unsynced_bytes = 0
-        self._unsynced_remarks: Remarks = {}
         self._lock = threading.Lock()
-        self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="nvfp4-studio-sync")
-        self._syncing: Future[None] | None = None
         self._overwrite = overwrite
         self._journal = Journal(journal, fingerprint)
         check_target(target, overwrite)
@@ -81,6 +73,7 @@ class Writer:
             self._file: BinaryIO | None = open_locked(target, self._journal)
         except OSError as error:
             raise explained(error, target) from error
+        self._syncer = Syncer(self._file, self._journal)
         try:
             check_space(self._file, target, self.size)
         except ConversionError:
@@ -149,8 +142,7 @@ class Writer:
 
     def remark(self, layer: str, texts: list[str]) -> None:
         """Keep texts about a layer, at least one, for a run that goes on with this one's work; before its tensors."""
-        with self._lock:
-            self._unsynced_remarks[layer] = texts
+        self._syncer.remark(layer, texts)
 
     def write_piece(self, name: str, first: int, data: memoryview) -> None:
         """Write bytes of a declared tensor from its byte ``first`` on.
@@ -165,9 +157,9 @@ class Writer:
             )
         try:
             self._data.write(offset + first, data)
+            self._written(name, [first, len(data), zlib.crc32(data)])
         except OSError as error:
             raise explained(error, self.target) from error
-        self._written(name, [first, len(data), zlib.crc32(data)])
 
     def _written(self, name: str, piece: list[int]) -> None:
         with self._lock:
@@ -178,25 +170,7 @@ class Writer:
             if self._left[name] > 0:
                 return
             del self._left[name]
-            self._unsynced.append(name)
-            self._unsynced_bytes += self._places[name][1].nbytes
-            if self._unsynced_bytes < SYNC_BYTES or (self._syncing is not None and not self._syncing.done()):
-                return
-            earlier, self._syncing = self._syncing, self._sync_thread.submit(self._sync)
-        if earlier is not None:
-            earlier.result()
-
-    def _sync(self) -> None:
-        """Put what was written on disk, and only then into the journal."""
-        assert self._file is not None
-        with self._lock:
-            names, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
-            remarks, self._unsynced_remarks = self._unsynced_remarks, {}
-        try:
-            os.fsync(self._file.fileno())
-            self._journal.add({name: self._pieces[name] for name in names}, remarks)
-        except OSError as error:
-            raise explained(error, self.target) from error
+        self._syncer.add(name, self._places[name][1].nbytes, self._pieces[name])
 
     def finish(self) -> Path:
         """Put everything on disk and return the temporary path, for verification.
@@ -208,9 +182,10 @@ class Writer:
             raise ConversionError(
                 f"{len(self._left)} planned tensors were not written, first {min(self._left)}; please report this."
             )
-        if self._syncing is not None:
-            self._syncing.result()
-        self._sync()
+        try:
+            self._syncer.finish()
+        except OSError as error:
+            raise explained(error, self.target) from error
         return self.temporary
 
     def fill_in(self, known: Mapping[str, str]) -> None:
@@ -274,7 +249,7 @@ class Writer:
 
     def abort(self) -> None:
         """Remove the temporary file and the journal, if they are still there and ours."""
-        self._sync_thread.shutdown(wait=True, cancel_futures=True)
+        self._syncer.close()
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -294,6 +269,6 @@ class Writer:
         if not os.fstat(self._file.fileno()).st_size:
             self.abort()
             return
-        self._sync_thread.shutdown()
+        self._syncer.close()
         self._file.close()
         self._file = None

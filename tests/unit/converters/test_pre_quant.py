@@ -13,7 +13,7 @@ from comfy_kitchen.tensor import TensorCoreNVFP4Layout
 from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.calibration import Calibration, Collector, LayerStatistics
-from nvfp4_studio.converters import Options, PlanError, Report, convert, verify, writer
+from nvfp4_studio.converters import Options, PlanError, Report, convert, syncing, verify
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
 from nvfp4_studio.converters.held_out import HeldOut, gain_of, outputs, search_pre_quant
 from nvfp4_studio.converters.recipe_file import parse_recipe
@@ -276,7 +276,7 @@ def test_a_resumed_conversion_writes_the_same_bytes_and_the_same_report(
     source: Path, misled: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state that a kill leaves is made by copying it away before the end."""
-    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
     saved: dict[str, bytes] = {}
 
     def snapshot(done: int, total: int, label: str) -> None:

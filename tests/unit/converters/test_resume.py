@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nvfp4_studio.converters import ConversionError, Options, convert, verify, writer
+from nvfp4_studio.converters import ConversionError, Options, convert, syncing, verify, writer
 from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters.journal import Journal
 
@@ -28,8 +28,8 @@ KILLS = int(os.environ.get("NVFP4_STUDIO_KILLS", "6"))
 
 CHILD = """
 import sys
-from nvfp4_studio.converters import Options, convert, writer
-writer.SYNC_BYTES = 1 << 20
+from nvfp4_studio.converters import Options, convert, syncing
+syncing.SYNC_BYTES = 1 << 20
 print("ready", flush=True)
 convert(sys.argv[1], sys.argv[2], Options(recipe="weight-only"), progress=lambda done, total, label: print(label, flush=True))
 """
@@ -87,7 +87,7 @@ def test_a_resumed_run_writes_only_what_is_missing(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state that a kill leaves is made by copying it away before the end."""
-    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
     source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
     saved: dict[str, bytes] = {}
 
@@ -128,7 +128,7 @@ def test_a_resumed_run_writes_only_what_is_missing(
 def test_what_another_conversion_left_is_not_used(
     change: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
     source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
     saved: dict[str, bytes] = {}
     convert(
@@ -178,7 +178,7 @@ def test_a_damaged_journal_means_a_fresh_start(data: bytes, tmp_path: Path) -> N
 
 def _killed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, at: str = "writing to disk") -> bytes:
     """Leave what a kill leaves when everything is on disk but nothing renamed; return the finished file's bytes."""
-    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
     saved: dict[str, bytes] = {}
 
     def snapshot(done: int, total: int, label: str) -> None:
