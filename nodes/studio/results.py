@@ -40,11 +40,15 @@ def listed(_: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"id"}`` -> the report, with the loader that opens the file. Without a report only what the header says."""
+    """``{"id"}`` -> the report, with the loader that opens the file. Without a report only what the header says.
+
+    Layers of the diffusion model have the ``block`` and ``kind`` that a plan gives them.
+    """
     identity = name_in(body, "id")
     path = _path(identity)
     report = _report(path) or _from_header(path)
-    return {**report, "id": identity, "loader": loader(identity), "plots": _plots(path)}
+    plan = {**report["plan"], "layers": [_placed(layer) for layer in report["plan"]["layers"]]}
+    return {**report, "plan": plan, "id": identity, "loader": loader(identity), "plots": _plots(path)}
 
 
 def plot(query: Mapping[str, Any]) -> bytes:
@@ -129,6 +133,14 @@ def _report(path: Path) -> Mapping[str, Any] | None:
     texts = {key: _texts(plan.get(key)) for key in ("warnings", "repairs")}
     layers = [layer for layer in plan["layers"] if _is_layer(layer)]
     return {**report, "plan": {**plan, **texts, "layers": layers}, "problems": _texts(report.get("problems"))}
+
+
+def _placed(layer: Mapping[str, Any]) -> dict[str, Any]:
+    module = layer.get("module")
+    if layer.get("component") != "diffusion_model" or not isinstance(module, str):
+        return dict(layer)
+    block, kind = place(module)
+    return {**layer, "block": block, "kind": kind}
 
 
 def _texts(value: Any) -> list[str]:

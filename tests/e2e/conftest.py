@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Locale": "en"}
+RENDERERS = {"canvas": False, "nodes-2.0": True}
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -35,6 +37,26 @@ def browser() -> dict[str, str]:
     if not chromium:
         pytest.skip("no Chromium: install one or set CHROMIUM to its path")
     return {"node": node, "modules": modules, "chromium": chromium}
+
+
+@pytest.fixture(scope="session")
+def frontend(start_server: Any) -> Iterator[Any]:
+    """One server for all browser tests: it takes longer to start than most visits."""
+    running = start_server("--cache-classic", settings=SETTINGS)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def shown(frontend: Any) -> Callable[..., Any]:
+    """That server, with its frontend in this renderer and palette, and in English."""
+
+    def show(renderer: str = "canvas", palette: str = "dark") -> Any:
+        chosen = {**SETTINGS, "Comfy.VueNodes.Enabled": RENDERERS[renderer], "Comfy.ColorPalette": palette}
+        assert frontend.request("/settings", chosen)[0] == 200
+        return frontend
+
+    return show
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 // Called with one JSON argument by test_studio.py; prints one JSON line.
 
 const { chromium } = require("playwright-core");
+const crypto = require("node:crypto");
 const fs = require("node:fs");
 
 const request = JSON.parse(process.argv[2]);
@@ -43,7 +44,7 @@ async function emptyCanvas(page) {
 }
 
 async function openTab(page) {
-  await page.getByRole("button", { name: "NVFP4 Studio" }).first().click();
+  if (!(await studio(page).isVisible())) await page.getByRole("button", { name: "NVFP4 Studio" }).first().click();
   await studio(page).waitFor();
 }
 
@@ -61,7 +62,11 @@ async function chooseByKeyboard(page, words) {
 const job = (page, name) => studio(page).locator(".nvfp4-jobs li", { hasText: name }).first();
 const result = (page, name) => job(page, name).getByRole("button", { name: "Show the result" });
 
-const choose = (page, name) => studio(page).getByRole("radiogroup", { name: "Models" }).getByText(name, { exact: true }).click();
+async function choose(page, name) {
+  await step(page, "Source").click();
+  await studio(page).getByRole("searchbox", { name: "Search models" }).fill("");
+  await studio(page).getByRole("radiogroup", { name: "Models" }).getByText(name, { exact: true }).click();
+}
 
 /** Small and quick, as a user would set it on the nodes. */
 const makeSmall = (page) =>
@@ -99,7 +104,6 @@ async function path(page) {
   await examine(page, "source");
   await shot(page, "1-source");
   await chooseByKeyboard(page, request.source);
-  await page.keyboard.press("Escape");
   await button(page, "Calibrate").last().click();
 
   await button(page, "Open an example workflow").click();
@@ -248,12 +252,12 @@ async function troubles(page) {
   await step(page, "Convert").click();
   await button(page, "Convert to NVFP4").click();
   await button(page, "Cancel").waitFor();
-  await step(page, "Source").click();
   await choose(page, "flux.safetensors");
   await step(page, "Convert").click();
   await button(page, "Convert to NVFP4").click();
   await studio(page).getByRole("heading", { name: "Waiting" }).waitFor();
   await page.waitForFunction(() => Number(document.querySelector(".nvfp4-jobs [role=progressbar]")?.getAttribute("aria-valuenow")) > 2, null, { timeout: SLOW });
+  seen.notes.spoken = await studio(page).locator(".nvfp4-hidden[role=status]").textContent();
   await examine(page, "running");
   await shot(page, "4-running");
 
@@ -261,7 +265,7 @@ async function troubles(page) {
   await openTab(page);
   await button(page, "Cancel").waitFor();
   seen.notes.afterReload = await job(page, "slow-nvfp4").innerText();
-  const other = await page.context().browser().newPage();
+  const other = await page.context().newPage();
   await open(other);
   await openTab(other);
   await job(other, "slow-nvfp4").getByRole("progressbar").waitFor({ timeout: SLOW });
@@ -284,7 +288,32 @@ async function troubles(page) {
   await dialog.getByRole("button", { name: "Delete" }).click();
   await studio(page).locator(".nvfp4-card", { hasText: "flux-nvfp4" }).waitFor({ state: "detached" });
   seen.notes.deleted = !fs.existsSync(request.converted);
+  await step(page, "Convert").click();
+  await result(page, "flux-nvfp4").waitFor({ state: "hidden" });
+  seen.notes.gone = await job(page, "flux-nvfp4").innerText();
 }
+
+const checked = (page, list) => studio(page).getByRole("radiogroup", { name: list }).locator(".nvfp4-card", { has: page.getByRole("radio", { checked: true }) });
+
+/** Ask for what a question comes before: refuse, then agree until `then` is shown. What became of the file each time? */
+async function refuseAndAgree(page, what, name, press, then) {
+  const file = `${request.folder}/${name}.safetensors`;
+  const state = () => fs.existsSync(file) && crypto.createHash("sha256").update(fs.readFileSync(file)).digest("hex");
+  const dialog = page.getByRole("dialog");
+  const notes = { before: state() };
+  for (const [note, reply] of [["refused", "Cancel"], ["agreed", "Delete"]]) {
+    await press(button(page, what));
+    await dialog.getByText(name, { exact: false }).waitFor();
+    await press(dialog.getByRole("button", { name: reply }));
+    await dialog.waitFor({ state: "hidden" });
+    if (note === "agreed") await checked(page, "Calibration to use").getByText(then).waitFor();
+    notes[note] = state();
+  }
+  return notes;
+}
+
+const byMouse = (target) => target.click();
+const byKeys = (target) => target.press("Enter");
 
 /** What is kept under a name of its own: merged calibrations, measured errors, a recipe. */
 async function keeping(page) {
@@ -324,6 +353,100 @@ async function keeping(page) {
   await dialog.getByRole("button", { name: "Delete" }).click();
   await recipe.locator('option[value="my/mine"]').waitFor({ state: "detached" });
   seen.notes.recipe = await recipe.inputValue();
+
+  await step(page, "Calibrate").click();
+  seen.notes.restarted = await refuseAndAgree(page, "Restart…", "both", byKeys, "Starts with the first sampling");
+  await fetch(`${request.url}/prompt`, { method: "POST", body: JSON.stringify({ prompt: request.sampling }) });
+  const samplings = studio(page).locator(".nvfp4-tile dd").first();
+  await samplings.waitFor({ timeout: SLOW });
+  seen.notes.restarted.samplings = await samplings.innerText();
+  const [first] = request.calibrations;
+  await studio(page).getByRole("radiogroup", { name: "Calibration to use" }).getByText(first, { exact: true }).click();
+  seen.notes.erased = await refuseAndAgree(page, "Delete…", first, byMouse, "Input scales are found while sampling");
+  const { calibrations } = await (await fetch(`${request.url}/nvfp4_studio/calibrations`)).json();
+  const ours = ["both", ...request.calibrations];
+  seen.notes.erased.others = calibrations.map(({ name }) => name).filter((name) => ours.includes(name));
+}
+
+/** What has the focus: its name for a screen reader, and whether it is seen that it has it. */
+function focused() {
+  const at = /** @type {any} */ (document.activeElement);
+  const labels = [...(at.labels ?? [])].map((label) => label.innerText).join(" ");
+  const name = at.getAttribute("aria-label") || labels || at.innerText || "";
+  const drawn = [at, at.nextElementSibling, at.closest(".nvfp4-card")].filter(Boolean).map((part) => getComputedStyle(part));
+  const lined = drawn.some(({ outlineStyle, outlineWidth }) => outlineStyle !== "none" && parseFloat(outlineWidth) > 0);
+  return { name: name.trim().replace(/\s+/g, " "), inside: Boolean(at.closest(".nvfp4-content, .nvfp4-steps, .nvfp4-footer")), lined };
+}
+
+/** Press Tab until what has this name has the focus; each stop in the tab must be named and seen. */
+async function tabTo(page, name) {
+  for (let i = 0; i < 150; i += 1) {
+    await page.keyboard.press("Tab");
+    const at = await page.evaluate(focused);
+    if (at.inside && !at.name) seen.notes.keys.nameless.push(i);
+    if (at.inside && !at.lined) seen.notes.keys.unseen.push(at.name);
+    if (name.test(at.name)) return;
+  }
+  throw new Error(`no Tab leads to ${name}`);
+}
+
+/** The whole path with Tab, Enter, Space and the arrow keys. */
+async function keys(page) {
+  const notes = (seen.notes.keys = { nameless: [], unseen: [] });
+  const press = async (name, key = "Enter") => {
+    await tabTo(page, name);
+    await page.keyboard.press(key);
+  };
+  await open(page);
+  await press(/^NVFP4 Studio$/);
+  await tabTo(page, /^Search models$/);
+  await page.keyboard.type(request.source);
+  await page.waitForFunction(() => document.querySelectorAll(".nvfp4-studio .nvfp4-card").length === 1);
+  await press(/^studio\.safetensors/, "Space");
+  await press(/^Calibrate$/);
+  await tabTo(page, /^None/);
+  const list = "Calibration to use";
+  while (!(await checked(page, list).innerText()).startsWith("both")) await page.keyboard.press("ArrowDown");
+  notes.calibration = (await checked(page, list).innerText()).split("\n")[0];
+  await press(/^Plan$/);
+  await studio(page).locator(".nvfp4-group").first().waitFor();
+  await press(/^joint_blocks\.1 /);
+  await press(/^Format of joint_blocks\.1\.x_block\.mlp\.fc1$/, "k");
+  const unpin = studio(page).getByText("Release 1 pinned layer");
+  await unpin.waitFor();
+  notes.pinned = await unpin.innerText();
+  await press(/^Convert$/);
+  await tabTo(page, /^Name of the new file/);
+  await page.keyboard.type("by-keys");
+  await press(/^Convert with this plan$/);
+  await result(page, "by-keys").waitFor({ timeout: SLOW });
+  await press(/^Show the result$/);
+  await studio(page).getByText("Verified:", { exact: false }).waitFor();
+  await press(/^Use it now$/);
+  await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.widgets?.[0]?.value === "by-keys.safetensors"));
+  notes.loader = true;
+  await press(/^Delete…$/);
+  await page.getByRole("dialog").waitFor();
+  await press(/^Delete$/);
+  await studio(page).locator(".nvfp4-card", { hasText: "by-keys" }).waitFor({ state: "detached" });
+}
+
+/** What the server says, in the language that ComfyUI has. */
+async function language(page) {
+  await page.evaluate((code) => window.app.extensionManager.setting.set("Comfy.Locale", code), request.language);
+  await open(page);
+  await openTab(page);
+  const steps = studio(page).getByRole("navigation").getByRole("button");
+  await steps.nth(1).click();
+  await studio(page).locator(".nvfp4-tile dd").first().waitFor();
+  const advice = await studio(page).locator(".nvfp4-advice:visible li, .nvfp4-panel .nvfp4-notice:visible").allInnerTexts();
+  await shot(page, `calibration-${request.language}`);
+  await steps.nth(2).click();
+  const groups = studio(page).locator(".nvfp4-group-toggle");
+  await groups.first().click();
+  const reasons = [...new Set(await studio(page).locator(".nvfp4-layer .nvfp4-reason").allInnerTexts())];
+  await shot(page, `plan-${request.language}`);
+  seen.notes.language = { advice: advice.map((text) => text.trim()), reasons };
 }
 
 /** What a server that was killed left is offered, and goes on. */
@@ -377,20 +500,21 @@ async function widen(page, by) {
   await page.mouse.up();
 }
 
-const SCENES = { path, menu, troubles, keeping, resume, picture };
+const SCENES = { path, menu, troubles, keeping, keys, language, resume, picture };
 
 (async () => {
   const browser = await chromium.launch({ executablePath: request.chromium, args: ["--no-sandbox"] });
   try {
-    const page = await browser.newPage({ viewport: { width: request.width ?? 1500, height: request.height ?? 950 }, deviceScaleFactor: request.scale ?? 1 });
-    page.setDefaultTimeout(20000);
-    page.on("pageerror", (error) => seen.errors.push(String(error)));
-    page.on("response", (answer) => {
-      if (answer.status() >= 400 && answer.url().includes("nvfp4")) seen.errors.push(`${answer.status()} ${answer.url()}`);
+    const context = await browser.newContext({ viewport: { width: request.width ?? 1500, height: request.height ?? 950 }, deviceScaleFactor: request.scale ?? 1 });
+    context.setDefaultTimeout(20000);
+    context.on("weberror", (error) => seen.errors.push(String(error.error())));
+    context.on("response", (answer) => {
+      if (answer.status() >= 400 && answer.url().includes("nvfp4")) seen.errors.push(`${answer.status()} ${answer.url()} ${answer.request().postData()}`);
     });
-    page.on("console", (message) => {
+    context.on("console", (message) => {
       if (message.type() === "error" && message.location().url.includes("nvfp4")) seen.errors.push(message.text());
     });
+    const page = await context.newPage();
     await open(page);
     try {
       for (const scene of request.scenes) await SCENES[scene](page);

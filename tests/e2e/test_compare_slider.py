@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,13 +11,8 @@ RENDERERS = ("canvas", "nodes-2.0")
 
 
 @pytest.fixture(scope="module")
-def seen(start_server: Any, visit: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Locale": "en"}
-    server = start_server("--cache-classic", settings=settings)
-    try:
-        yield visit("slider.cjs", url=server.url)
-    finally:
-        server.stop()
+def seen(shown: Callable[..., Any], visit: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return visit("slider.cjs", url=shown().url)
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)

@@ -20,27 +20,25 @@ FOLDERS = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models", "clip_na
 
 
 @pytest.fixture(scope="module")
-def front(start_server: Any, visit: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def front(shown: Callable[..., Any], visit: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What the frontend made of every example, where the files that they name exist, and what the server knows."""
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Locale": "en"}
-    server = start_server("--cache-classic", settings=settings)
-    try:
-        for folder, name in {named for path in EXAMPLES for named in model_files(json.loads(path.read_text("utf-8")))}:
-            file = server.base / "models" / folder / name
-            file.parent.mkdir(exist_ok=True)
-            file.touch()
-        seen = visit(
-            "examples.cjs",
-            url=server.url,
-            names=NAMES,
-            languages=["fr", "zh", "ja"],
-            thumbnails=os.path.abspath(os.environ.get("NVFP4_THUMBNAILS", ""))
-            if "NVFP4_THUMBNAILS" in os.environ
-            else None,
-        )
-        yield {**seen, "info": server.request("/object_info")[1]}
-    finally:
-        server.stop()
+    server = shown()
+    named = {found for path in EXAMPLES for found in model_files(json.loads(path.read_text("utf-8")))}
+    files = [server.base / "models" / folder / name for folder, name in named]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    thumbnails = os.environ.get("NVFP4_THUMBNAILS")
+    seen = visit(
+        "examples.cjs",
+        url=server.url,
+        names=NAMES,
+        languages=["fr", "zh", "ja"],
+        thumbnails=os.path.abspath(thumbnails) if thumbnails else None,
+    )
+    yield {**seen, "info": server.request("/object_info")[1]}
+    for file in files:
+        file.unlink()
 
 
 def model_files(workflow: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -166,10 +166,12 @@ async function visit(page, errors) {
     [NODE.loader, name],
     { timeout: 20000 },
   );
-  await page.waitForTimeout(2500);
-  await fit(page);
-  await page.screenshot({ path: request.screenshot, clip: await page.evaluate(workflowBox) });
-  for (const [file, node] of Object.entries(request.pictures ?? {})) await picture(page, NODE[node], file);
+  if (request.screenshot) {
+    await page.waitForTimeout(2500);
+    await fit(page);
+    await page.screenshot({ path: request.screenshot, clip: await page.evaluate(workflowBox) });
+    for (const [file, node] of Object.entries(request.pictures)) await picture(page, NODE[node], file);
+  }
   const saved = await page.evaluate(() => JSON.stringify(window.app.rootGraph.serialize()));
   const visible = request.vue ? await page.locator(".nvfp4-status", { hasText: "dB SQNR" }).isVisible() : true;
   const values = JSON.parse(saved).nodes.find((n) => n.id === NODE.convert).widgets_values;

@@ -6,6 +6,7 @@ const CALIBRATE = "NVFP4Calibrate";
 const ACTIVE = 0;
 const BYPASSED = 4;
 const GAP = 40;
+const ROOM = { width: 340, height: 160 };
 
 /** `app` is the frontend's, `changed` tells it that the graph was changed. */
 export function createGraph({ app, changed }) {
@@ -28,10 +29,16 @@ export function createGraph({ app, changed }) {
     return node;
   }
 
-  /** The middle of what is seen, so that a node without neighbours appears before the user's eyes. */
+  /** The middle of what is seen, so that a node without neighbours appears before the user's eyes; below what lies there. */
   function freePlace() {
-    const [x, y, width, height] = app.canvas.visible_area ?? [0, 0, 600, 400];
-    return [x + width / 2 - 150, y + height / 2 - 80];
+    const [left, top, width, height] = app.canvas.visible_area ?? [0, 0, 600, 400];
+    const x = left + (width - ROOM.width) / 2;
+    let y = top + (height - ROOM.height) / 2;
+    const nodes = (app.canvas.graph ?? root()).nodes ?? [];
+    const beside = nodes.filter(({ pos, size }) => pos[0] < x + ROOM.width && pos[0] + size[0] > x);
+    const covered = ({ pos, size }) => pos[1] - GAP < y + ROOM.height && pos[1] + size[1] + GAP > y;
+    for (let other = beside.find(covered); other; other = beside.find(covered)) y = other.pos[1] + other.size[1] + GAP;
+    return [x, y];
   }
 
   /** Node and input of each link that leaves a loader's model. */

@@ -61,8 +61,10 @@ export function createTab(session) {
     const current = view(state.step);
     if (open !== state.step) {
       open = state.step;
+      const leaves = [content, strip.element].some((part) => part.contains(document.activeElement));
       for (const [step, { element: part }] of Object.entries(views)) part.hidden = step !== open;
       content.scrollTop = 0;
+      if (leaves) content.focus();
     }
     steps.update(state);
     strip.update(state);

@@ -15,7 +15,7 @@ import { binHeights, calibrationName, createCalibrations, usableChoices } from "
 import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
 import { afterEvent, createConversions, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
 import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } from "../../../web/studio/model/plans.js";
-import { worstLayers } from "../../../web/studio/model/results.js";
+import { measuredLayers, worstLayers } from "../../../web/studio/model/results.js";
 import { defaultsOf, sensitivitiesOf } from "../../../web/studio/model/sensitivities.js";
 import { matching, typesOf } from "../../../web/studio/model/sources.js";
 import { createGraph } from "../../../web/studio/graph.js";
@@ -186,6 +186,19 @@ function fakeGraph() {
   return graph;
 }
 
+test("a loader for a result appears in the middle of what is seen, below what lies there", () => {
+  const workflow = fakeGraph();
+  const made = () => ({ comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "", options: { values: [] } }] });
+  globalThis.LiteGraph = { createNode: made };
+  const app = { rootGraph: workflow, canvas: { graph: workflow, visible_area: [0, 0, 1000, 600], setDirty() {} } };
+  const graph = createGraph({ app, changed() {} });
+  const loader = { class_type: "UNETLoader", widget: "unet_name", value: "m.safetensors" };
+  const { node, added } = graph.useFile(loader);
+  assert.deepEqual([node.pos, node.widgets[0].value, added], [[330, 220], "m.safetensors", true]);
+  assert.deepEqual(graph.addLoader(loader).pos, [330, 360]);
+  delete globalThis.LiteGraph;
+});
+
 test("the calibrate node goes between a loader and all that took its model, once", () => {
   const workflow = fakeGraph();
   const loader = { comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "m.safetensors" }] };
@@ -230,6 +243,12 @@ test("the newest converted file of a source is the one that is used", () => {
   ];
   assert.equal(newestResultOf(results, "checkpoints/a.safetensors").id, "checkpoints/a-2.safetensors");
   assert.equal(newestResultOf(results, "checkpoints/c.safetensors"), undefined);
+});
+
+test("a result's map has the layers of blocks with the errors that were measured", () => {
+  const layers = [{ name: "in", block: "", kind: "in" }, { name: "b.0.q", block: "b.0", kind: "q", error: { sqnr_db: 20 } }, { name: "encoder" }];
+  const [layer, ...others] = measuredLayers({ plan: { layers } });
+  assert.deepEqual([layer.name, layer.predicted, others, measuredLayers(null)], ["b.0.q", { sqnr_db: 20 }, [], []]);
 });
 
 test("the worst layers come first, and layers without an error do not come", () => {

@@ -16,8 +16,18 @@ export function createPlans({ store, client, textOf, select }) {
   const ask = newestOnly((source, choices) => client.plan(planRequest(source, choices)));
 
   async function replan() {
-    const { source } = store.state;
+    const { source, headers } = store.state;
     if (!source) return;
+    // The header tells whether there is anything to plan.
+    const { pending, convertible } = headers[source] ?? {};
+    if (pending) {
+      soon();
+      return;
+    }
+    if (convertible === false) {
+      store.set({ planning: false });
+      return;
+    }
     try {
       const plan = await ask(source, usableChoices(store.state));
       if (plan && store.state.source === source) store.set({ plan, planError: null, planning: false });
@@ -51,9 +61,10 @@ export function createPlans({ store, client, textOf, select }) {
     return id;
   }
 
+  /** It is left before it is deleted: a plan that is being asked for meanwhile must not name it. */
   async function removeRecipe(id) {
-    await client.deleteRecipe(id);
     if (store.state.choices.recipe === id) select({ recipe: "auto" });
+    await client.deleteRecipe(id);
     await options();
   }
 

@@ -41,6 +41,11 @@ export function createResults({ store, client, textOf }) {
   return { refresh, open, remove };
 }
 
+/** The layers of the model's blocks, with the error that was measured in the place of the predicted one. */
+export function measuredLayers(report) {
+  return (report?.plan?.layers ?? []).filter(({ block }) => block).map((layer) => ({ ...layer, predicted: layer.error ?? null }));
+}
+
 /** The layers with the largest weight error first, at most `count`; those that were copied have none. */
 export function worstLayers(report, count = 8) {
   return (report?.plan?.layers ?? [])

@@ -38,8 +38,16 @@ export function errorScale(layers) {
   };
 }
 
-/** {element, update(layers, mode)}; mode is "format" or "error", `open(layer)` shows a layer in the table. */
-export function blockMap({ t, describe, open, classOf }) {
+const COLOURED = ["nvfp4", "float8_e4m3fn", "float8_e5m2", "mxfp8", "bfloat16", "float16", "float32", "int8", "int8_tensorwise"];
+
+/** The class that colours a layer of this format. */
+export const formatClass = ({ format }) => `nvfp4-format-${COLOURED.includes(format) ? format : "other"}`;
+
+/**
+ * {element, update(layers, mode)}; mode is "format" or "error". `describe(layer)` tells what is pointed at, `open(layer)`
+ * is called where one is chosen, where that does something. `label` and `hint` are the keys of the texts that say so.
+ */
+export function blockMap({ t, describe, open = () => {}, label: labelKey, hint }) {
   const info = h("p", { class: "nvfp4-map-info", role: "status" });
   const holder = h("div", { class: "nvfp4-maps" });
   const element = h("div", {}, holder, info);
@@ -58,7 +66,7 @@ export function blockMap({ t, describe, open, classOf }) {
         const layer = map.cells.get(`${kind} ${block}`);
         if (!layer) continue;
         const box = { x: label + block * cell, y: HEAD + row * ROW, width: Math.max(1, cell - 1), height: ROW - 1 };
-        const look = mode === "format" ? { class: `nvfp4-cell ${classOf(layer)}` } : errorLook(scale(layer));
+        const look = mode === "format" ? { class: `nvfp4-cell ${formatClass(layer)}` } : errorLook(scale(layer));
         const rect = svg("rect", { ...box, ...look, rx: 1.5 });
         rect.classList.toggle("nvfp4-pinned", Boolean(layer.pinned));
         rects.push(rect);
@@ -87,7 +95,7 @@ export function blockMap({ t, describe, open, classOf }) {
     let current = -1;
     const frame = h(
       "div",
-      { class: "nvfp4-map", tabindex: "0", role: "group", "aria-label": t("map.label", { name: map.name, blocks: map.blocks }) },
+      { class: "nvfp4-map", tabindex: "0", role: "group", "aria-label": t(labelKey, { name: map.name, blocks: map.blocks }) },
       h("div", { class: "nvfp4-map-name" }, map.name),
       picture,
     );
@@ -130,7 +138,7 @@ export function blockMap({ t, describe, open, classOf }) {
     const scale = errorScale(layers);
     setChildren(holder, mapsOf(layers).map((map) => interactive(map, drawing(map, mode, scale))));
     if (focused >= 0) /** @type {HTMLElement} */ (holder.children[focused])?.focus();
-    setText(info, t("map.hint"));
+    setText(info, t(hint));
     setAttribute(element, "hidden", holder.childElementCount === 0);
   }
 

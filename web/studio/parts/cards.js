@@ -3,8 +3,8 @@
 import { h, keyedList, setAttribute, setChildren, setText, uniqueId } from "../dom.js";
 
 /**
- * {element, update(items, chosen)}; an item is {key, title, detail, note, noteKind, badges}. `extra(item)` may give
- * an element that belongs to the card, such as a checkbox.
+ * {element, update(items, chosen), focus()}; an item is {key, title, detail, note, noteKind, badges}. The focus goes to
+ * what is chosen, else to the first.
  */
 export function cardList(label, choose) {
   const name = uniqueId("cards");
@@ -45,5 +45,6 @@ export function cardList(label, choose) {
       chosenKey = chosen;
       rows(items);
     },
+    focus: () => (element.querySelector("input:checked") ?? element.querySelector("input"))?.focus(),
   };
 }

@@ -3,8 +3,8 @@
 import { h, keyedList, setText } from "../dom.js";
 import { button, notice, textField } from "./controls.js";
 
-/** A panel that is closed at first: {element, toggle(), update(state)}. */
-export function mergePanel({ t, store, calibrations, textOf }) {
+/** A panel that is closed at first: {element, toggle(), update(state)}; `closed()` gives the focus a place. */
+export function mergePanel({ t, store, calibrations, textOf }, closed) {
   const chosen = new Set();
   let into = "";
   const problem = notice(t("details"));
@@ -36,7 +36,8 @@ export function mergePanel({ t, store, calibrations, textOf }) {
 
   function toggle() {
     element.hidden = !element.hidden;
-    if (!element.hidden) boxes.querySelector("input")?.focus();
+    if (element.hidden) closed();
+    else boxes.querySelector("input")?.focus();
   }
 
   async function run() {

@@ -20,7 +20,7 @@ export function calibrationStep(session) {
     calibrations.open(name);
   });
   const details = calibrationDetails(session);
-  const merge = mergePanel(session);
+  const merge = mergePanel(session, () => merging.focus());
   const restart = button(t("calibration.restart"), () => remove("restart"), { symbol: "refresh" });
   const merging = button(t("calibration.merge"), () => merge.toggle(), { symbol: "plus-circle" });
   const erase = button(t("delete"), () => remove("delete"), { kind: "danger", symbol: "trash" });
@@ -38,6 +38,7 @@ export function calibrationStep(session) {
     const agreed = await host.confirmDelete(t(`calibration.${what}Title`), t(`calibration.${what}Question`), [name]);
     if (agreed) await attempt(() => calibrations.remove(name));
     if (agreed && what === "restart") select({ calibration: name });
+    if (agreed) list.focus();
   }
 
   function cardOf(entry) {

@@ -45,11 +45,14 @@ export function convertStep(session) {
     }
   }
 
+  let starting = false;
+
+  // A button that is disabled loses the focus, so a second press is passed over instead.
   async function convert() {
-    const { source } = store.state;
-    start.disabled = true;
-    await queue(() => conversions.start(source, usableChoices(store.state)));
-    start.disabled = false;
+    if (starting) return;
+    starting = true;
+    await queue(() => conversions.start(store.state.source, usableChoices(store.state)));
+    starting = false;
   }
 
   async function discard(entry) {

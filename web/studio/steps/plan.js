@@ -2,18 +2,13 @@
 
 import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
 import { formatCounts } from "../model/plans.js";
-import { blockMap } from "../parts/block_map.js";
+import { blockMap, formatClass } from "../parts/block_map.js";
 import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
 import { budgetCurve } from "../parts/curve.js";
 import { layerTable } from "../parts/layer_table.js";
 import { sizeBars } from "../parts/meters.js";
 import { planOptions } from "../parts/plan_options.js";
 import { formatName } from "../text.js";
-
-const COLOURED = ["nvfp4", "float8_e4m3fn", "float8_e5m2", "mxfp8", "bfloat16", "float16", "float32", "int8", "int8_tensorwise"];
-
-/** The class that colours a layer of this format. */
-export const formatClass = ({ format }) => `nvfp4-format-${COLOURED.includes(format) ? format : "other"}`;
 
 /** Totals, controls, block map and table: {element, update(state)}. */
 export function planStep(session) {
@@ -29,7 +24,8 @@ export function planStep(session) {
   const curve = budgetCurve(session);
   const colour = segments(t("map.colour"), [["format", t("map.format")], ["error", t("map.error")]], (value) => change({ colour: value }));
   const describe = (layer) => [layer.name, formatName(layer.format), errorOf(layer), t.size(layer.bytes_after)].filter(Boolean).join(" · ");
-  const map = blockMap({ t, describe, open: (layer) => table.reveal(layer, view.by), classOf: formatClass });
+  const reveal = (layer) => table.reveal(layer, view.by);
+  const map = blockMap({ t, describe, open: reveal, label: "map.label", hint: "map.hint" });
   const by = segments(t("table.groupBy"), [["block", t("table.byBlock")], ["type", t("table.byType")]], (value) => change({ by: value }));
   const search = searchField(t("table.search"), (text) => change({ search: text }));
   const pinnedOnly = checkField(t("table.pinnedOnly"), (checked) => change({ pinnedOnly: checked }));
@@ -52,7 +48,8 @@ export function planStep(session) {
   }
 
   function update(state) {
-    const failed = state.planError ?? state.optionsError;
+    const { convertible, problem: refused } = state.headers[state.source] ?? {};
+    const failed = convertible === false ? { message: t.told(refused) } : (state.planError ?? state.optionsError);
     problem.show("error", failed?.message ?? "", failed?.details);
     options.update(state);
     waiting.hidden = Boolean(state.plan) || Boolean(failed);

@@ -2,13 +2,14 @@
 
 import { plotPath } from "../client.js";
 import { h, keyedList, setChildren, setText } from "../dom.js";
-import { worstLayers } from "../model/results.js";
+import { measuredLayers, worstLayers } from "../model/results.js";
+import { blockMap } from "../parts/block_map.js";
 import { cardList } from "../parts/cards.js";
-import { button, disclosure, notice, section } from "../parts/controls.js";
+import { button, disclosure, notice, section, segments } from "../parts/controls.js";
 import { tile } from "../parts/meters.js";
 import { formatName } from "../text.js";
 
-const PLOTS = ["map", "error", "size", "activations"];
+const PLOTS = ["error", "size", "activations"];
 
 /** {element, update(state)}. */
 export function resultStep(session) {
@@ -25,7 +26,9 @@ export function resultStep(session) {
 
   async function remove() {
     const id = store.state.result;
-    if (await host.confirmDelete(t("result.deleteTitle"), t("result.deleteQuestion"), [id])) await attempt(() => results.remove(id));
+    if (!(await host.confirmDelete(t("result.deleteTitle"), t("result.deleteQuestion"), [id]))) return;
+    await attempt(() => results.remove(id));
+    list.focus();
   }
 
   function cardOf(entry) {
@@ -61,14 +64,17 @@ function reportView({ t, host }) {
   const plots = h("div", { class: "nvfp4-stack" });
   const rows = h("tbody", {});
   const layers = keyedList(rows, (layer) => layer.name, createRow);
-  const heads = ["layer", "format", "error"].map((name) => h("th", { scope: "col" }, t(`table.${name}`)));
+  const heads = ["layer", "format", "error"].map((name) => h("th", { scope: "col", class: `nvfp4-col-${name}` }, t(`table.${name}`)));
   const table = h("table", { class: "nvfp4-table" }, h("caption", { class: "nvfp4-hidden" }, t("result.worst")), h("thead", {}, h("tr", {}, heads)), rows);
   const worstSection = section(t("result.worst"), table);
   const repairs = h("ul", { class: "nvfp4-advice" });
   const warnings = h("ul", { class: "nvfp4-advice" });
   const repaired = disclosure(t("plan.repairs"), repairs);
+  const colour = segments(t("map.colour"), [["format", t("map.format")], ["error", t("map.measured")]], (value) => drawMap(value));
+  const map = blockMap({ t, describe, label: "map.resultLabel", hint: "map.resultHint" });
+  const mapSection = section(t("map.title"), colour.element, map.element);
   const tiles = h("dl", { class: "nvfp4-tiles" }, size.element, ratio.element, mean.element, worst.element);
-  const element = h("div", { class: "nvfp4-stack" }, tiles, checked.element, facts, warnings, plots, worstSection, repaired);
+  const element = h("div", { class: "nvfp4-stack" }, tiles, checked.element, facts, warnings, mapSection, worstSection, plots, repaired);
   let shown = null;
 
   function createRow() {
@@ -85,6 +91,18 @@ function reportView({ t, host }) {
         setText(error, t.number(layer.error.sqnr_db, 1));
       },
     };
+  }
+
+  function describe({ name, format, reason, error }) {
+    const value = Number.isFinite(error?.sqnr_db) ? t.decibels(error.sqnr_db) : "";
+    return [name, formatName(format), value, t.told(reason)].filter(Boolean).join(" · ");
+  }
+
+  function drawMap(mode) {
+    const inside = measuredLayers(shown);
+    mapSection.hidden = inside.length === 0;
+    colour.update(mode);
+    map.update(inside, mode);
   }
 
   function plot(name, id) {
@@ -116,6 +134,7 @@ function reportView({ t, host }) {
     repaired.hidden = !plan.repairs?.length;
     const found = worstLayers(report);
     layers(found);
+    drawMap("format");
     worstSection.hidden = found.length === 0;
     setChildren(plots, PLOTS.filter((name) => report.plots.includes(name)).map((name) => plot(name, result)));
   }
