@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from ..converters import Cancelled, ConversionError, convert, open_source, report_stem
+    from ..converters.recipe_file import parse_recipe
 
     check_budget_options(arguments)
     stem = _report_stem(arguments.report, arguments.target) if arguments.report else report_stem(arguments.target)
@@ -79,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.target} is complete and verified, but its report {stem}.json cannot be written: "
             f"{error.strerror or error}."
         ) from error
-    if made is None:
-        keep_recipe(arguments, report.plan.options.recipe)
+    if made is None and report.plan.recipe_content:
+        keep_recipe(arguments, parse_recipe(report.plan.recipe, report.plan.recipe_content))
     _tell(report, arguments.target, written)
     return 0
 

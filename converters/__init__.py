@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe, with_pins
     from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
     from .report import Report, report_stem
-    from .rounding import DEFAULT_ROUNDING, ROUNDINGS
-    from .rounding.pre_quant import PRE_QUANT_CHOICES
+    from .rounding import DEFAULT_ROUNDING, PRE_QUANT_CHOICES, ROUNDINGS
     from .source import Source, open_source
     from .verify import Verification, verify
 
@@ -71,8 +70,7 @@ exports(
         "recipe": ("Recipe", "with_pins"),
         "recipe_file": ("available_recipes", "load_recipe", "recipe_to_json", "save_recipe"),
         "report": ("Report", "report_stem"),
-        "rounding": ("DEFAULT_ROUNDING", "ROUNDINGS"),
-        "rounding.pre_quant": ("PRE_QUANT_CHOICES",),
+        "rounding": ("DEFAULT_ROUNDING", "PRE_QUANT_CHOICES", "ROUNDINGS"),
         "source": ("Source", "open_source"),
         "verify": ("Verification", "verify"),
     },

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -83,9 +84,10 @@ def convert(
         _check_apart(source, target)
         check_target(target, overwrite)
         stamp = source.stamp()
+        asked = options or Options()
         search = with_pre_quant(
             source,
-            options or Options(),
+            asked,
             calibration,
             device=chosen,
             workers=workers,
@@ -94,7 +96,8 @@ def convert(
             cancelled=cancelled,
         )
         with search as found:
-            plan = make_plan(source, found, calibration, calibration_name)
+            # What was asked for stays in the plan, beside the recipe that came of it.
+            plan = replace(make_plan(source, found, calibration, calibration_name), options=asked)
             with Writer(
                 target,
                 plan.specs(),

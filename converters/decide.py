@@ -16,8 +16,7 @@ from .passthrough import constants_of, copies_of, metadata_of, repairs_of
 from .plan import LAYOUTS, Options, Plan, notes_of
 from .recipe import Blocks, Recipe
 from .recipe_file import content_of, load_recipe
-from .rounding import check_rounding
-from .rounding.pre_quant import OFF, PRE_QUANT_CHOICES
+from .rounding import OFF, PRE_QUANT_CHOICES, check_rounding
 from .source import Source
 
 

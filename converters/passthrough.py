@@ -14,7 +14,7 @@ from .formats import tags
 from .layers import Carried
 from .layout import TensorSpec
 from .plan import Constant, Copy, LayerDecision, Plan
-from .rounding.pre_quant import OFF
+from .rounding import OFF
 from .tags import METADATA_KEY, resolved
 
 PROVENANCE_KEY = "nvfp4_studio"

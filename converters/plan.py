@@ -12,8 +12,7 @@ import torch
 from .layout import TensorSpec, lay_out
 from .recipe import Recipe
 from .recipe_file import recipe_to_json
-from .rounding import DEFAULT_ROUNDING
-from .rounding.pre_quant import OFF, SEARCH
+from .rounding import DEFAULT_ROUNDING, OFF, SEARCH
 
 LAYOUTS = ("source", "checkpoint", "diffusion-model")
 DEFAULT_INPUT_SCALE = "p99.9"

@@ -21,7 +21,7 @@ from .pins import MAX_REASON, Pin
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .plan import LayerDecision, Options
 from .recipe import with_pins
-from .rounding import pre_quant
+from .rounding import SEARCH, pre_quant
 from .sensitivity.document import Reader
 from .sensitivity.identity import calibration_fingerprint, digest_of, source_fingerprint
 from .sensitivity.progress_file import ProgressFile
@@ -71,7 +71,7 @@ def with_pre_quant(
         PlanError: see ``make_plan``; no calibration, or one that kept no input rows.
         SensitivityError: another process holds ``unfinished``.
     """
-    if options.pre_quant != pre_quant.SEARCH:
+    if options.pre_quant != SEARCH:
         yield options
         return
     recipe = context_of(source, options, calibration).recipe

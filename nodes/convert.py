@@ -8,7 +8,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..calibration import DEFAULT_POLICY, POLICIES
-from ..converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, available_recipes
+from ..converters import (
+    DEFAULT_ROUNDING,
+    LAYOUTS,
+    PRE_QUANT_CHOICES,
+    ROUNDINGS,
+    TEXT_ENCODER_CHOICES,
+    available_recipes,
+)
 from . import checkpoints, host, names, recipes
 from .library import CALIBRATIONS
 from .recipes import AUTO
@@ -84,6 +91,21 @@ class NVFP4Convert(io.ComfyNode):
                     tooltip="What becomes of text encoders inside an all-in-one checkpoint. ComfyUI computes them in "
                     "full precision, so this saves memory, not time. " + _listed(TEXT_ENCODER_CHOICES),
                 ),
+                io.Combo.Input(
+                    "pre_quant",
+                    options=list(PRE_QUANT_CHOICES),
+                    default="off",
+                    optional=True,
+                    tooltip="A pre_quant_scale evens out the channels of a layer's input before it is quantized. "
+                    + _listed(PRE_QUANT_CHOICES),
+                ),
+                io.Boolean.Input(
+                    "gain",
+                    default=False,
+                    optional=True,
+                    tooltip="Measures a constant gain for each NVFP4 layer on inputs kept while calibrating, which gives "
+                    "outputs their length back. Needs detail curvature.",
+                ),
             ],
             outputs=[],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -122,6 +144,8 @@ class NVFP4Convert(io.ComfyNode):
         output_name: str,
         overwrite: bool,
         text_encoder: str = "keep",
+        pre_quant: str = "off",
+        gain: bool = False,
     ) -> io.NodeOutput:
         from . import converting  # With all that a conversion needs: not before the first run.
 
@@ -135,6 +159,8 @@ class NVFP4Convert(io.ComfyNode):
             "output_name": output_name,
             "overwrite": overwrite,
             "text_encoder": text_encoder,
+            "pre_quant": pre_quant,
+            "gain": gain,
         }
         text = converting.executed(cls.hidden.unique_id, cls.hidden.prompt, inputs)
         return io.NodeOutput(ui={host.STATUS_OUTPUT: [text]})

@@ -87,6 +87,8 @@ def _job(name: str, inputs: dict[str, Any], entry: Conversion) -> Job:
             input_scale=inputs["input_scale"],
             layout=inputs["layout"],
             text_encoder=inputs["text_encoder"],
+            pre_quant=inputs["pre_quant"],
+            gain=inputs["gain"],
         ),
         statistics=statistics,
         calibration=calibration,

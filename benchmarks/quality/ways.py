@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nvfp4_studio.converters.rounding import METHODS
-from nvfp4_studio.converters.rounding.pre_quant import OFF, SEARCH
+from nvfp4_studio.converters.rounding import METHODS, OFF, SEARCH
 
 COMBINED = ("gptq", "weighted", "nearest")
 """Methods that are also measured with a searched pre_quant_scale and with a gain measured on outputs."""

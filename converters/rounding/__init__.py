@@ -76,6 +76,13 @@ ROUNDINGS: Mapping[str, str] = {
     **{name: method.HELP for name, method in METHODS.items()},
 }
 DEFAULT_ROUNDING = AUTO
+OFF, SEARCH = "off", "search"
+PRE_QUANT_CHOICES: Mapping[str, str] = {
+    OFF: "none but those that the recipe pins",
+    SEARCH: "for each NVFP4 layer the exponent with which its outputs on held-out inputs are closest, none where they are no "
+    "closer; rounds each layer four times more and needs detail curvature; LoRAs are scaled with it",
+}
+"""Whether layers get a pre_quant_scale, see ``pre_quant``."""
 
 
 def check_rounding(name: str) -> None:

@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 DTYPE = torch.bfloat16
 EXPONENTS = (0.25, 0.5, 0.75)
 """What the search tries: the best of most layers lies between 0.25 and 0.5, and 1 was the best of none."""
-OFF, SEARCH = "off", "search"
-PRE_QUANT_CHOICES = {
-    OFF: "none but those that the recipe pins",
-    SEARCH: "for each NVFP4 layer the exponent with which its outputs on held-out inputs are closest, none where they are no "
-    "closer; rounds each layer four times more and needs detail curvature; LoRAs are scaled with it",
-}
 OCTAVES = 8
 """How far a channel's size counts from the mean: one that was hardly seen must not be amplified at will."""
 
