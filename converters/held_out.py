@@ -154,7 +154,8 @@ def search_pre_quant(
     """The exponent with which a layer's held-out output error falls the most, None when it falls with none.
 
     Every exponent is tried as it would be written: pre_quant_scale rounded to bfloat16, the weight rounded by
-    ``rounding`` with statistics transformed alike, the input_scale of the transformed input.
+    ``rounding`` with statistics transformed alike, or by ``nearest`` where that is closer, the input_scale of the
+    transformed input.
 
     Args:
         weight: as the source means it.
@@ -166,14 +167,16 @@ def search_pre_quant(
         check: called between pieces; may raise to cancel.
     """
     device = device or torch.device("cpu")
+    methods = dict.fromkeys((rounding, "nearest"))
 
     def measured(weight: Weight, statistics: LayerStatistics) -> Outputs | None:
         amax = activation_range(statistics, input_policy, weight.name).amax
         rows = HeldOut.of(statistics, None if amax is None else input_scale(amax, nvfp4.NAME))
         if rows is None:
             return None
-        encoding = Encoding(METHODS[rounding], device, check=check, statistics=statistics)
-        return outputs(weight, nvfp4.encode(weight, encoding), rows, device, check)
+        encodings = (Encoding(METHODS[method], device, check=check, statistics=statistics) for method in methods)
+        tried = [outputs(weight, nvfp4.encode(weight, encoding), rows, device, check) for encoding in encodings]
+        return min(tried, key=lambda found: float(found.noise().sum()))
 
     plain = measured(weight, statistics) if missing(statistics) is None else None
     if plain is None:

@@ -142,6 +142,14 @@ def test_the_search_takes_the_best_exponent_of_all(rounding: str, tmp_path: Path
     assert errors[chosen.exponent] < 1.03 * min(errors.values())
 
 
+def test_the_search_knows_that_a_rounding_gives_way_to_nearest(source: Path, misled: Calibration) -> None:
+    """Beside what GPTQ makes of wrong curvature any exponent is better; what would be written is compared."""
+    found = search_pre_quant(Weight("layer", weights()), misled.layers[NAME], "gptq")
+    nearest = search_pre_quant(Weight("layer", weights()), misled.layers[NAME], "nearest")
+    assert found is not None and nearest is not None
+    assert (found.exponent, found.closer_db) == (nearest.exponent, pytest.approx(nearest.closer_db))
+
+
 def test_the_search_takes_none_where_channels_are_alike() -> None:
     statistics = seen(inputs(8192, 7, spread=0.0))
     assert search_pre_quant(Weight("layer", weights()), statistics) is None

@@ -111,6 +111,7 @@ def test_plan_report_and_header_tell_what_was_found(source: Path, calibration: C
     assert "pre_quant_scale: 2 of 3 NVFP4 layers" in report.to_markdown()
     with open_source(target) as written:
         made = json.loads(written.metadata["nvfp4_studio"])
+    assert report.plan.options == SEARCH, "what was asked for, by which a node knows its own file again"
     assert made["pre_quant"] == "search" and made["recipe_content"]["layers"].keys() == SPREADS.keys()
 
 
