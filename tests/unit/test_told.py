@@ -59,7 +59,9 @@ def templates(tree: dict[str, Any]) -> Iterator[str]:
             yield blanked(value)
 
 
-TOLD = set(templates(json.loads((ROOT / "locales" / "en" / "main.json").read_text("utf-8"))["nvfp4Studio"]["told"]))
+GROUPS = json.loads((ROOT / "locales" / "en" / "main.json").read_text("utf-8"))["nvfp4Studio"]["told"]
+RECIPES = GROUPS.pop("recipe")
+TOLD = set(templates(GROUPS))
 
 
 def texts_in(node: ast.AST) -> Iterator[str]:
@@ -97,6 +99,11 @@ def test_every_sentence_that_the_page_knows_is_said_by_the_server() -> None:
             for part in (tree, *raised):
                 said.update(texts_in(part))
     assert TOLD - said == set()
+
+
+def test_every_recipes_title_is_in_every_language() -> None:
+    files = (ROOT / "converters" / "recipes").glob("*.json")
+    assert {file.stem: json.loads(file.read_text("utf-8"))["title"] for file in files} == RECIPES
 
 
 @pytest.mark.parametrize("file", ALWAYS_SEEN)

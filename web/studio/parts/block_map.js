@@ -47,7 +47,7 @@ export const formatClass = ({ format }) => `nvfp4-format-${COLOURED.includes(for
  * {element, update(layers, mode)}; mode is "format" or "error". `describe(layer)` tells what is pointed at, `open(layer)`
  * is called where one is chosen, where that does something. `label` and `hint` are the keys of the texts that say so.
  */
-export function blockMap({ t, describe, open = () => {}, label: labelKey, hint }) {
+export function blockMap({ t, describe, open = (_layer) => {}, label: labelKey, hint }) {
   const info = h("p", { class: "nvfp4-map-info", role: "status" });
   const holder = h("div", { class: "nvfp4-maps" });
   const element = h("div", {}, holder, info);

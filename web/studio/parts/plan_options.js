@@ -49,7 +49,7 @@ export function planOptions(session) {
     const builtIn = options.recipes.filter((entry) => !entry.mine);
     const problem = mine.find((entry) => entry.id === choices.recipe)?.problem;
     const recipeHelp = choices.recipe === AUTO ? t("plan.autoHelp") : t.told(problem);
-    const named = [...mine, ...builtIn].map((entry) => [entry.id, entry.title && entry.title !== entry.id ? `${entry.id} – ${entry.title}` : entry.id]);
+    const named = [...mine, ...builtIn].map(({ id, title }) => [id, title && title !== id ? `${id} – ${t.told(title)}` : id]);
     recipe.update([[AUTO, t("plan.auto")], ...named], choices.recipe, recipeHelp);
     const of = (help, chosen, fallback) => [Object.keys(help).map((key) => [key, key]), chosen ?? fallback, t.told(help[chosen ?? fallback])];
     rounding.update(...of(options.roundings, choices.rounding, options.defaults.rounding));
