@@ -1,8 +1,8 @@
 // What the server says in English, in the user's language. Its sentences are texts of the locale like all others: the
 // English one, with {names} for what changes, tells which sentence it is, and one that none of them fits stays as it is.
 
-/** What {count} stands for is a whole number, other names stand for anything, also for a sentence of its own. */
-const VALUES = { count: "(\\d+)" };
+/** {count} stands for a whole number, these for one word, other names for anything, also for a sentence of its own. */
+const VALUES = { count: "(\\d+)", layer: "(\\S+)", format: "(\\S+)" };
 const ANY = "(.+)";
 
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
@@ -32,7 +32,7 @@ export function createTold(groups, translate) {
     for (const { key, names, pattern } of templates) {
       const match = pattern.exec(sentence);
       if (!match) continue;
-      const values = names.map((name, i) => [name, name in VALUES ? Number(match[i + 1]) : told(match[i + 1])]);
+      const values = names.map((name, i) => [name, name === "count" ? Number(match[i + 1]) : told(match[i + 1])]);
       return translate(`told.${key}`, Object.fromEntries(values));
     }
     return sentence;

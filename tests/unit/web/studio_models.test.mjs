@@ -426,7 +426,8 @@ const SAID = {
     "Es fehlen Schritte mit wenig Rauschen: auf den Rauschstufen 0.00–0.25 wurde nichts gesehen (lass den Sampler bis zum letzten Schritt laufen).",
   "a.b: never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)":
     "a.b: beim Kalibrieren nie gesehen, daher bleiben die Aktivierungen dynamisch (NVFP4) oder in voller Genauigkeit (FP8)",
-  "What nobody knows.": "What nobody knows.",
+  "What nobody knows: it stays.": "What nobody knows: it stays.",
+  "Nobody said this already": "Nobody said this already",
 };
 
 test("the server's sentences are told in the user's language, and in English as they came", () => {
