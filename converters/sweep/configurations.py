@@ -90,11 +90,14 @@ def choices_needed(context: Context, asked: Asked) -> tuple[Choice, ...]:
     """What must be measured so that every configuration can be predicted: the default formats and all that are asked for."""
     recipes = [load_recipe(named) for named in asked.recipes or published_recipes(context.family)]
     named = [rule.policy for recipe in recipes for rule in recipe.rules]
-    named += [pin.policy for recipe in recipes for pin in recipe.layers.values()]
+    pins = [pin for recipe in recipes for pin in recipe.layers.values()]
+    named += [pin.policy for pin in pins]
     wanted = {*DEFAULT_POLICIES, *named, *asked.formats} & POLICIES.keys()
     # Where a layer was not seen enough for a method it gets the one that auto would give it.
-    roundings = dict.fromkeys((AUTO, *asked.roundings, *(pin.rounding for r in recipes for pin in r.layers.values())))
-    return choices_of(sorted(wanted), [rounding for rounding in roundings if rounding])
+    roundings = dict.fromkeys((AUTO, *asked.roundings, *(pin.rounding for pin in pins)))
+    exponents = sorted({pin.pre_quant_exponent for pin in pins if pin.pre_quant_exponent})
+    gain = any(pin.gain for pin in pins)
+    return choices_of(sorted(wanted), [rounding for rounding in roundings if rounding], exponents, gain)
 
 
 def _of_format(

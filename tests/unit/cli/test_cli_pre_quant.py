@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +25,16 @@ def uneven_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uneven")
     torch.manual_seed(0)
     model = torch.nn.Module()
-    model.blocks = torch.nn.ModuleList(torch.nn.Linear(128, 96, bias=False) for _ in range(4))
+    model.blocks = torch.nn.ModuleList(
+        torch.nn.ModuleDict({name: torch.nn.Linear(256, 256, bias=False) for name in ("attn", "mlp")}) for _ in range(2)
+    )
     save_file(
         {name: weight.detach().bfloat16() for name, weight in model.named_parameters()}, folder / "model.safetensors"
     )
     collector = Collector(model, detail="curvature")
     with collector.observing(0.5):
-        for linear in model.blocks:
-            linear(torch.randn(2048, 128) * torch.exp(1.3 * torch.randn(128)))
+        for linear in (linear for block in model.blocks for linear in block.values()):
+            linear(torch.randn(2048, 256) * torch.exp(1.3 * torch.randn(256)))
     save(collector.finish(images=1), folder / "statistics.safetensors")
     return folder
 
@@ -63,6 +66,16 @@ def test_a_plan_searches_and_writes_nothing_but_the_recipe(uneven_model: Path, r
     assert re.search(r"^- pre_quant_scale: [1-9]\d* of 4 NVFP4 layers$", done.out, re.MULTILINE)
     assert "every layer; pre_quant_scale: exponent 0." in done.out
     assert sorted(uneven_model.iterdir()) == before and (tmp_path / "found.json").is_file()
+
+
+def test_a_sweep_predicts_a_recipe_with_what_was_found(uneven_model: Path, run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "found.json"
+    assert run(*words(uneven_model, "plan", *SEARCH, "--save-recipe", recipe)).status == 0
+    few = ["--recipes", "weight-only", recipe, "--formats", "nvfp4", "--roundings", "nearest", "--out", tmp_path / "t"]
+    done = run(*words(uneven_model, "sweep", *few, "--device", "cpu", "--json"))
+    assert done.status == 0, done.err
+    errors = {row["name"]: row["error"] for row in json.loads(done.out)["rows"]}
+    assert errors["found-nearest"] < 0.9 * errors["weight-only-nearest"]
 
 
 @pytest.mark.parametrize("more", [["--pre-quant", "search"], ["--gain"]])
