@@ -71,11 +71,13 @@ def described(calibration: Calibration) -> str:
 def coverage_text(calibration: Calibration, report: CalibrationReport, comparison: Comparison | None = None) -> str:
     """What the report node shows on itself; the whole report, which its text output holds, has too many lines."""
     coverage = calibration.coverage()
+    seen, missing = f"{coverage.schedule_seen:.0%}", coverage.missing_ranges()
     lines = [
         described(calibration),
         f"Layers observed: {coverage.observed} of {coverage.total}.",
-        f"Noise schedule seen: {coverage.schedule_seen:.0%}"
-        + (f"; not seen (0 = clean, 1 = noise): {coverage.missing_ranges()}." if coverage.missing_bins else "."),
+        f"Noise schedule seen: {seen}; not seen (0 = clean, 1 = noise): {missing}."
+        if missing
+        else f"Noise schedule seen: {seen}.",
     ]
     lines.extend(coverage.recommendations)
     for name, reason in list(calibration.unobserved.items())[:NAMED_LAYERS]:

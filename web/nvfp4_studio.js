@@ -27,9 +27,12 @@ const TOKEN_ROUTE = "/nvfp4_studio/conversion_token";
 const rootGraph = () => app.rootGraph ?? app.graph;
 const studio = openStudio(app, api, new URL("./", import.meta.url));
 
+/** What the server says on a node, line by line in the user's language. */
+const told = (text) => text.split("\n").map(studio.t.told).join("\n");
+
 function showOutput(node, output) {
   const lines = output?.[STATUS_OUTPUT];
-  if (node && lines?.length) showStatus(node, lines.join("\n"));
+  if (node && lines?.length) showStatus(node, told(lines.join("\n")));
   const [slider] = output?.[SLIDER_OUTPUT] ?? [];
   if (node && slider) showComparison(node, slider, (path) => api.apiURL(path), studio.t);
 }
@@ -76,7 +79,7 @@ app.registerExtension({
   async setup() {
     api.addEventListener(STATUS_EVENT, ({ detail }) => {
       const node = nodeByExecutionId(rootGraph(), detail.node);
-      if (node && NODES.has(node.comfyClass)) showStatus(node, detail.text);
+      if (node && NODES.has(node.comfyClass)) showStatus(node, told(detail.text));
     });
     api.addEventListener(REFRESH_EVENT, () => app.refreshComboInNodes());
     await studio.setup();

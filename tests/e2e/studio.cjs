@@ -145,7 +145,10 @@ async function path(page) {
   await result(page, request.output).click();
   await studio(page).getByText("Verified:", { exact: false }).waitFor();
   seen.notes.worst = await studio(page).locator(".nvfp4-layer:visible").count();
-  await studio(page).locator('img[src*="result_plot"]').first().waitFor();
+  const plot = studio(page).locator('img[src*="result_plot"]').first();
+  await plot.evaluate((image) => image.scrollIntoView());
+  await plot.waitFor();
+  await studio(page).locator(".nvfp4-content").evaluate((content) => (content.scrollTop = 0));
   await examine(page, "result");
   await shot(page, "5-result");
   await button(page, "Use it now").click();

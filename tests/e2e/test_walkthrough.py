@@ -53,7 +53,7 @@ def test_the_node_shows_the_result(walk: dict[str, Any]) -> None:
 
 
 def test_the_workflow_keeps_the_nodes_values_and_no_token(walk: dict[str, Any]) -> None:
-    assert len(walk["values"]) == 9 and not walk["saved_token"]
+    assert len(walk["values"]) == 11 and not walk["saved_token"]
 
 
 def test_the_browser_saw_no_error(walk: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 
 /** {count} stands for a whole number, these for one word, other names for anything, also for a sentence of its own. */
 const VALUES = { count: "(\\d+)", layer: "(\\S+)", format: "(\\S+)" };
-const ANY = "(.+)";
+const ANY = "(.*)";
 
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
 

@@ -426,6 +426,8 @@ const SAID = {
     "Es fehlen Schritte mit wenig Rauschen: auf den Rauschstufen 0.00–0.25 wurde nichts gesehen (lass den Sampler bis zum letzten Schritt laufen).",
   "a.b: never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)":
     "a.b: beim Kalibrieren nie gesehen, daher bleiben die Aktivierungen dynamisch (NVFP4) oder in voller Genauigkeit (FP8)",
+  "Collecting: step 3 of this sampling; so far 1 image": "Sammelt: Schritt 3 dieses Samplings; bisher 1 image",
+  "Collecting: step 3 of this sampling": "Sammelt: Schritt 3 dieses Samplings",
   "What nobody knows: it stays.": "What nobody knows: it stays.",
   "Nobody said this already": "Nobody said this already",
 };
