@@ -442,3 +442,12 @@ test("the server's sentences are told in the user's language, and in English as 
   assert.equal(de.told(undefined), "");
   assert.equal(createTranslator({}, "fr").told("as it is"), "as it is");
 });
+
+test("no sentence takes long, whatever names stand in it", () => {
+  const german = JSON.parse(readFileSync(new URL("locales/de/main.json", root), "utf-8"));
+  const de = createTranslator({ en: english, de: german }, "de");
+  for (const part of ["× is not divisible by ", "×", "a: ", "text encoder, ", "Not observed: : ", " has  GB free but the output needs "]) {
+    // A regular expression needed 4 s for 2000 letters and the fourth power of their number for more.
+    for (const length of [2000, 300_000]) assert.equal(typeof de.told(part.repeat(length / part.length)), "string");
+  }
+});
