@@ -50,6 +50,11 @@ class LayerError:
         """Of a layer whose weight is the source's."""
         return cls(name, stored_format, stored_format, True, None, 0.0, 1.0)
 
+    @property
+    def plausible(self) -> bool:
+        """Whether a rounding explains it: an SQNR of ``LEAST_SQNR_DB`` or more, or no difference."""
+        return self.sqnr_db is None or self.sqnr_db >= LEAST_SQNR_DB
+
 
 @dataclass(frozen=True)
 class _InFile:
@@ -132,9 +137,10 @@ def measure_encoded(
     results = FORMATS[layer.format].decoder(Encoded(layer.name, layer.shape, layer.tag or {}, tensors))
     sample, names = _sampled_rows(layer.shape), (layer.name, layer.source_format, layer.format)
     error = _distance(*names, layer.shape, weight.rows, results, check, sample)
-    if error.identical and sample is not None:
+    if sample is not None and (error.identical or not error.plausible):
+        # Rows that say nothing of the others: zeros, or ones that are far smaller than those that the scales are for.
         error = _distance(*names, layer.shape, weight.rows, results, check)
-    if error.sqnr_db is not None and not error.sqnr_db >= LEAST_SQNR_DB:
+    if not error.plausible:
         _refuse_small(weight, layer, check)
     return error
 

@@ -14,7 +14,7 @@ from .families import component, detect_prefix
 from .formats import nvfp4
 from .layers import LEGACY_NAMES, Recognised, recognise
 from .layout import TensorSpec
-from .measure import LEAST_SQNR_DB, LayerError, equal_bytes, measure
+from .measure import LayerError, equal_bytes, measure
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .source import Source, open_source
 from .storage import broken_storage
@@ -178,6 +178,6 @@ def _dropped_prefix(source: Source, converted: Source) -> str:
 
 def _implausible(error: LayerError) -> list[str]:
     """No rounding is that far from its source: the weights are other ones, or their scales."""
-    if error.sqnr_db is not None and not error.sqnr_db >= LEAST_SQNR_DB:
+    if not error.plausible:
         return [f"{error.name} is only {error.sqnr_db:.1f} dB from the source, which no rounding explains"]
     return []

@@ -20,13 +20,12 @@ from comfy_kitchen.tensor import (
 )
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import Options, PlanError, convert, make_plan, measure, open_source, verify
+from nvfp4_studio.converters import Options, PlanError, convert, make_plan, open_source, verify
 from nvfp4_studio.converters.errors import ConversionError
 from nvfp4_studio.converters.formats import FORMATS, POLICIES, Encoding, InputScale, Weight, int8, pieces
 from nvfp4_studio.converters.formats.weight import upcast
 from nvfp4_studio.converters.rounding import nearest
 from nvfp4_studio.converters.rounding.e2m1 import amax_of
-from nvfp4_studio.converters.verify import LEAST_SQNR_DB
 
 Decoded = Callable[..., torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]
@@ -212,10 +211,6 @@ def test_a_layer_too_small_for_a_formats_scales_is_named_with_the_way_out(
         "blocks.0.a": "quantize",
         "blocks.1.tiny": "copy",
     }
-
-
-def test_what_is_too_far_from_its_source_is_one_number() -> None:
-    assert measure.LEAST_SQNR_DB == LEAST_SQNR_DB
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,23 @@ def test_changed_weights_show_in_the_error(checkpoint: Checkpoint, tmp_path: Pat
     assert after.worst().name == QKV and after.worst().sqnr_db == pytest.approx(-6.02, abs=0.3)
     assert after.worst().cosine < -0.99 < 0.99 < before.worst().cosine
     assert before.to_json()["good"] is True and before.to_json()["worst_layer"] == before.worst().name
+
+
+@pytest.mark.parametrize("rows", [1024, 1040, 4112])
+def test_a_conversion_measures_a_sample_of_many_rows_and_verify_all(rows: int, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weights = torch.randn(rows, 64, generator=generator)
+    save_file({f"blocks.{number}.q.weight": weights.clone() for number in range(2)}, tmp_path / "in.safetensors")
+    report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe="weight-only"))
+    sampled, all_of_them = report.verification, verify(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
+    assert (sampled.layers == all_of_them.layers) == (rows <= 1024)
+    assert sampled.mean_sqnr_db() == pytest.approx(all_of_them.mean_sqnr_db(), abs=0.1)
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-6])
+def test_a_sample_of_rows_that_say_nothing_is_not_enough(small: float, tmp_path: Path) -> None:
+    weights = small * torch.ones(2048, 64)
+    weights[100] = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    save_file({f"blocks.{number}.q.weight": weights.clone() for number in range(2)}, tmp_path / "in.safetensors")
+    report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Options(recipe="weight-only"))
+    assert report.verification.layers == verify(tmp_path / "in.safetensors", tmp_path / "out.safetensors").layers
