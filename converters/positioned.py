@@ -11,7 +11,10 @@ READ_AT_ONCE = 1 << 20
 
 
 class PositionedFile:
-    """A file opened for reading and writing, unbuffered; the file object stays its owner and closes it."""
+    """A file opened for reading and writing; the file object stays its owner and closes it.
+
+    What was written is the system's at once: it can be synced, and read through another handle.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -35,7 +38,9 @@ class PositionedFile:
             if hasattr(os, "pwrite"):
                 return os.pwrite(self._file.fileno(), data, start)
             self._file.seek(start)
-            return self._file.write(data)
+            written = self._file.write(data)
+            self._file.flush()
+            return written
 
     def _read(self, start: int, count: int) -> bytes:
         if hasattr(os, "pread"):

@@ -49,6 +49,18 @@ def test_the_library_reads_what_was_written_in_any_order(tmp_path: Path) -> None
         assert read[name].dtype == tensor.dtype and torch.equal(read[name].float(), tensor.float())
 
 
+def test_a_finished_file_is_whole_for_other_readers_where_the_system_writes_at_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pwrite", "pread"):  # as on Windows
+        monkeypatch.delattr(os, name, raising=False)
+    with Writer(tmp_path / "x.safetensors", SPECS, {}, overwrite=False) as writer:
+        for name, tensor in TENSORS.items():
+            writer.write(name, tensor)
+        read = load_file(writer.finish())
+        assert all(torch.equal(read[name].float(), tensor.float()) for name, tensor in TENSORS.items())
+
+
 def test_every_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
     head, places = lay_out(SPECS, {"odd": "metadata of odd length"})
     assert len(head) % 8 == 0
