@@ -37,7 +37,8 @@ LABEL_WIDTH = 40
 """Pixels that a block's number may take."""
 WORST_DB, BEST_DB = 10.0, 45.0
 """The ends of the colours: below 10 dB a layer is broken, beyond 45 dB nobody sees its error."""
-_PLACE = re.compile(r"((?:[A-Za-z_]\w*\.)+?)(\d{1,6})\.(.+)")
+_PLACE = re.compile(r"((?:[A-Za-z_]\w*\.)+?)(\d{1,3})\.(.+)")
+"""A number of more digits is no block's: no model has a thousand of them, and there would be no pixel for each."""
 Value = TypeVar("Value")
 Table = tuple[list[tuple[str, list[Value | None]]], list[str], int]
 

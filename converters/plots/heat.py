@@ -60,7 +60,8 @@ def draw_cells(
         y = top + row * ROW
         draw.text((left - 8, y + 3), shortened(label, LABELS), INK, font(NORMAL), anchor="ra")
         for column, value in enumerate(values):
-            box = (left + column * wide, y, left + (column + 1) * wide - 1, y + ROW - 2)
+            start = left + column * wide
+            box = (start, y, max(start, start + wide - 1), y + ROW - 2)
             draw.rectangle(box, FAINT if value is None else colour(value))
     bottom = top + ROW * len(rows)
     every = max(1, -(-label_width // int(max(wide, 1))))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from nvfp4_studio.converters.plots.block_map import FORMAT_COLOURS, block_map, error_map, format_map
+from nvfp4_studio.converters.plots.block_map import FORMAT_COLOURS, block_map, error_map, format_map, layer_table
+from nvfp4_studio.converters.plots.canvas import WIDTH
 
 FLUX = [f"model.diffusion_model.double_blocks.{i}.img_attn.qkv" for i in range(3)] + [
     f"model.diffusion_model.single_blocks.{i}.linear1" for i in range(6)
@@ -36,3 +37,9 @@ def test_models_without_blocks_or_layers_are_drawn() -> None:
 def test_a_model_of_60_blocks_fits_the_page() -> None:
     names = [f"transformer_blocks.{i}.attn.to_{x}" for i in range(60) for x in "qkv"]
     assert block_map([(name, "nvfp4", 20.0) for name in names]).width == 1100
+
+
+def test_every_number_of_blocks_is_drawn_and_what_is_none_is_counted() -> None:
+    assert block_map([("blocks.999.q", "nvfp4", 20.0), ("blocks.0.q", "nvfp4", 20.0)]).width == WIDTH
+    _, columns, outside = layer_table([("blocks.1000.q", 1), ("blocks.2.q", 2)])
+    assert (columns, outside) == (["0", "1", "2"], 1)

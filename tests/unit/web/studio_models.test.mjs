@@ -163,6 +163,7 @@ test("a block map has a row for each type and a column for each block; errors ar
   assert.deepEqual([others, map.name, map.blocks, map.kinds], [[], "b", 2, ["q", "k"]]);
   assert.equal(map.cells.get("q 1").name, "b.1.q");
   assert.deepEqual(LAYERS.map(errorScale(LAYERS)), [null, 1, 0, null]);
+  assert.deepEqual(mapsOf([{ block: "b.9999999999", kind: "q" }, { block: "b.2", kind: "q" }]).map(({ blocks }) => blocks), [3]);
 });
 
 /** Just enough of a graph: nodes, links by id, and connecting an output to an input. */

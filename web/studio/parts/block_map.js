@@ -14,7 +14,8 @@ const GROWTH = 1.6;
 export function mapsOf(layers) {
   const maps = new Map();
   for (const layer of layers) {
-    const split = /^(.*?)\.?(\d+)$/.exec(layer.block ?? "");
+    // A number of more digits is no block's: no model has a thousand of them.
+    const split = /^(.*)\.(\d{1,3})$/.exec(layer.block ?? "");
     if (!split) continue;
     const [, name, number] = split;
     if (!maps.has(name)) maps.set(name, { name, blocks: 0, kinds: [], cells: new Map() });
