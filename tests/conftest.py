@@ -1,6 +1,6 @@
 """Finding a real ComfyUI and running things in it.
 
-ComfyUI has an interpreter of its own, so nothing here imports it: small scripts run in a subprocess with that
+ComfyUI has an interpreter of its own, so nothing here imports it: small scripts run in processes with that
 interpreter and answer in JSON, and the server tests start a server. Where there is no ComfyUI, these tests are
 skipped and say so.
 """
@@ -25,6 +25,7 @@ import pytest
 
 PACK = Path(__file__).resolve().parent.parent
 MARK = "RESULT "
+STATUS = "STATUS "
 PACK_NAME = "nvfp4-studio"
 START_SECONDS = 180
 
@@ -72,27 +73,39 @@ def comfyui() -> ComfyUI:
 
 
 @pytest.fixture(scope="session")
-def run_in_comfy(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+def run_in_comfy(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
     """Run ``tests/comfy/scripts/<name>.py`` in ComfyUI's interpreter; its JSON answer comes back."""
-    base = tmp_path_factory.mktemp("comfy-base")
+    scripts = PACK / "tests" / "comfy" / "scripts"
+    output = tmp_path_factory.mktemp("comfy-output") / "printed"
+    given = {"comfyui": str(comfyui.path), "pack": str(PACK), "base": str(tmp_path_factory.mktemp("comfy-base"))}
+    warm = subprocess.Popen(
+        [str(comfyui.python), str(scripts / "warm.py"), json.dumps(given)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=comfyui.environment(),
+    )
+    assert warm.stdin is not None and warm.stdout is not None
 
-    def run(name: str, timeout: float = 300, **arguments: Any) -> dict[str, Any]:
-        script = PACK / "tests" / "comfy" / "scripts" / f"{name}.py"
-        request = json.dumps({"comfyui": str(comfyui.path), "pack": str(PACK), "base": str(base), **arguments})
-        done = subprocess.run(
-            [str(comfyui.python), str(script), request],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=comfyui.environment(),
-        )
-        answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-        if done.returncode or not answers:
-            pytest.fail(f"{name} ended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
+    def run(name: str, timeout: int = 300, **request: Any) -> dict[str, Any]:
+        asked = {"script": str(scripts / f"{name}.py"), "request": request, "output": str(output), "seconds": timeout}
+        warm.stdin.write(json.dumps(asked) + "\n")
+        warm.stdin.flush()
+        said = []
+        while not (said and said[-1].startswith(STATUS)):
+            said.append(warm.stdout.readline())
+            assert said[-1], f"ComfyUI cannot be imported\n{''.join(said)[-8000:]}"
+        printed = output.read_text("utf-8", "replace")
+        answers = [line for line in printed.splitlines() if line.startswith(MARK)]
+        if said[-1] != f"{STATUS}0\n" or not answers:
+            pytest.fail(f"{name} ended with {said[-1]}{printed[-12000:]}")
         result: dict[str, Any] = json.loads(answers[-1][len(MARK) :])
         return result
 
-    return run
+    yield run
+    warm.stdin.close()
+    warm.wait()
 
 
 @dataclass
@@ -176,7 +189,10 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def server_models(run_in_comfy: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder: a small Flux, an all-in-one SD3 file, and a Flux large enough to be cancelled."""
+    """A models folder: a small Flux, an all-in-one SD3 file, and a Flux large enough to be cancelled.
+
+    A shallower SD3 file lies where no loader looks, for tests that want another model.
+    """
     models = tmp_path_factory.mktemp("server-models")
     run_in_comfy(
         "make_models",
@@ -184,6 +200,7 @@ def server_models(run_in_comfy: Callable[..., dict[str, Any]], tmp_path_factory:
             f"{models}/diffusion_models/flux.safetensors": {"kind": "flux"},
             f"{models}/diffusion_models/large.safetensors": {"kind": "flux", "hidden": 1536, "fp8": False},
             f"{models}/checkpoints/aio.safetensors": {"kind": "all-in-one"},
+            f"{models}/spare/shallower.safetensors": {"kind": "all-in-one", "depth": 3},
         },
     )
     return models
@@ -236,17 +253,37 @@ def start_server(comfyui: Any, server_models: Path, tmp_path_factory: pytest.Tem
     return start
 
 
+@pytest.fixture(scope="session")
+def shared_server(start_server: Any) -> Iterator[Callable[..., Server]]:
+    """A function that gives the server with these flags: started for the first test that asks, and then for all files.
+
+    Who asks leaves neither links nor broken files in it, and expects neither its folders nor its caches empty.
+    """
+    running: dict[tuple[str, ...], Server] = {}
+
+    def get(*flags: str) -> Server:
+        if flags not in running:
+            running[flags] = start_server(*flags)
+        return running[flags]
+
+    yield get
+    for server in running.values():
+        server.stop()
+
+
 @pytest.fixture(scope="module", params=["--cache-classic", "--cache-lru 100", "--cache-none"])
-def server(request: pytest.FixtureRequest, start_server: Any) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, shared_server: Callable[..., Server]) -> Server:
     """One server per kind of cache."""
-    running = start_server(*request.param.split())
-    yield running
-    running.stop()
+    return shared_server(*request.param.split())
 
 
-@pytest.fixture(scope="module")
-def classic_server(start_server: Any) -> Iterator[Server]:
-    """One server with the classic cache, for what does not depend on it."""
-    running = start_server("--cache-classic")
-    yield running
-    running.stop()
+@pytest.fixture(scope="session")
+def classic_server(shared_server: Callable[..., Server]) -> Server:
+    """The server with the classic cache, for what does not depend on it."""
+    return shared_server("--cache-classic")
+
+
+@pytest.fixture(scope="session")
+def open_server(shared_server: Callable[..., Server]) -> Server:
+    """A server that takes requests of any site as far as ComfyUI is concerned: its own origin check is off."""
+    return shared_server("--cache-classic", "--enable-cors-header", "*")

@@ -116,7 +116,7 @@ MODELS: dict[str, tuple[str, str, str, int, int]] = {
 
 @pytest.fixture(scope="module")
 def examined(run_in_comfy: Any) -> dict[str, Any]:
-    models: dict[str, Any] = run_in_comfy("families", timeout=600)["models"]
+    models: dict[str, Any] = run_in_comfy("families", timeout=1800)["models"]
     return models
 
 

@@ -6,15 +6,10 @@ import asyncio
 import copy
 import json
 import math
-import os
-import shutil
 import signal
-import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +20,8 @@ from PIL import Image
 from nvfp4_studio.cli.benching.asking import BenchServer
 from nvfp4_studio.cli.benching.timing import ServedFromCache, read_generation
 from nvfp4_studio.cli.servers.outcome import success
-from nvfp4_studio.converters import Options, convert
-from nvfp4_studio.demo.run import SOURCE
+from nvfp4_studio.tests.server.commands import Command
 
-ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "tests" / "server" / "packs" / "digits.py"
 MODELS = ("source.safetensors", "auto.safetensors", "nearest.safetensors")
 COUNT, BLOCK = 4, 2
 PROMPTS = [f"a handwritten {digit}" for digit in (3, 1, 4, 8)]
@@ -51,79 +43,39 @@ WORKFLOW: dict[str, Any] = {
 TIMES = {"seconds", "cold_start_s", "load_s", "seconds_per_image", "speedup", "peak_bytes", "memory", "drift", "notes"}
 
 
-@dataclass
-class Command:
-    """The command in a folder of its own, as a process."""
-
-    folder: Path
-    words: list[str]
-
-    def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "nvfp4_studio.cli", "bench", *self.words, "--out", "out", "--json"],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def run(self, status: int = 0) -> dict[str, Any]:
-        """To the end; the result, and what was said."""
-        process = self.start()
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == status, f"{out}\n{err}"
-        assert "Traceback" not in err
-        return {**(json.loads(out) if out else {}), "said": err}
+class Bench(Command):
+    """`bench` into the folder out."""
 
     def done(self) -> int:
-        """Generations in the journal."""
         path = self.folder / "out" / "journal.jsonl"
         return path.read_text("utf-8").count('"picture"') if path.exists() else 0
 
-    def wait_for(self, count: int, process: subprocess.Popen[str]) -> None:
-        end = time.monotonic() + 120
-        while self.done() < count:
-            assert process.poll() is None and time.monotonic() < end, process.communicate()
-            time.sleep(0.02)
-
 
 @pytest.fixture(scope="module")
-def digits(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server with the demo model in FP8, two conversions of it, and two nodes that stand for encoder and VAE."""
-    base = tmp_path_factory.mktemp("digits")
-    models = base / "models" / "diffusion_models"
-    for folder in (models, base / "custom_nodes", *(base / name for name in ("input", "output", "temp", "user"))):
-        folder.mkdir(parents=True)
-    os.symlink(ROOT, base / "custom_nodes" / "nvfp4-studio", target_is_directory=True)
-    os.symlink(DIGITS, base / "custom_nodes" / "digits.py")
-    shutil.copy(SOURCE, models / MODELS[0])
-    for name, options in zip(MODELS[1:], (Options(), Options(rounding="nearest")), strict=True):
-        convert(SOURCE, models / name, options, device="cpu")
-    shutil.copy(SOURCE, models / "other.safetensors")
-    server = start_server("--cache-classic", "--whitelist-custom-nodes", "nvfp4-studio", "digits.py", base=base)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def command(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Command]:
-    def make(*words: str, prompts: list[str] = PROMPTS, models: tuple[str, ...] = MODELS) -> Command:
+def command(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
+    def make(*words: str, prompts: list[str] = PROMPTS, models: tuple[str, ...] = MODELS) -> Bench:
         folder = tmp_path_factory.mktemp("bench")
         (folder / "api.json").write_text(json.dumps(WORKFLOW), "utf-8")
         (folder / "prompts.txt").write_text("\n".join(prompts), "utf-8")
-        fixed = ["--server", digits.url, "--workflow", "api.json", "--prompts", "prompts.txt", "--seed", "7"]
+        fixed = ["bench", "--server", digits.url, "--workflow", "api.json", "--prompts", "prompts.txt"]
+        fixed += ["--seed", "7", "--out", "out"]
         counts = ["-n", str(len(prompts)), "--block", str(BLOCK)]
-        return Command(folder, [*fixed, *counts, "--models", *models, *words])
+        return Bench(folder, [*fixed, *counts, "--models", *models, *words])
 
     return make
 
 
 @pytest.fixture(scope="module")
-def whole(command: Callable[..., Command]) -> tuple[Command, dict[str, Any]]:
+def whole(command: Callable[..., Bench], digits: Any) -> tuple[Bench, dict[str, Any]]:
     """A comparison that nothing disturbed."""
-    made = command()
-    return made, made.run()
+    made, before = command(), saved_on(digits)
+    told = made.run()
+    assert saved_on(digits) == before, "pictures were left in the server's output folder"
+    return made, told
+
+
+def saved_on(server: Any) -> list[Path]:
+    return sorted((server.base / "output").iterdir())
 
 
 def without_times(value: Any) -> Any:
@@ -132,7 +84,7 @@ def without_times(value: Any) -> Any:
     return [without_times(one) for one in value] if isinstance(value, list) else value
 
 
-def test_every_model_makes_every_picture(whole: tuple[Command, dict[str, Any]], digits: Any) -> None:
+def test_every_model_makes_every_picture(whole: tuple[Bench, dict[str, Any]]) -> None:
     made, told = whole
     assert [model["name"] for model in told["models"]] == list(MODELS)
     for model in told["models"]:
@@ -148,10 +100,9 @@ def test_every_model_makes_every_picture(whole: tuple[Command, dict[str, Any]], 
     assert {path.name for path in (made.folder / "out").iterdir()} == {
         "bench.json", "bench.md", "contact-sheet.png", "times.png", "psnr.png", "journal.jsonl", "pictures"
     }  # fmt: skip
-    assert not list((digits.base / "output").iterdir()), "pictures were left in the server's output folder"
 
 
-def test_a_machine_without_nvfp4_is_told_everywhere(whole: tuple[Command, dict[str, Any]]) -> None:
+def test_a_machine_without_nvfp4_is_told_everywhere(whole: tuple[Bench, dict[str, Any]]) -> None:
     made, told = whole
     hardware = told["server"]["hardware"]
     assert hardware["nvfp4"] is False and hardware["told_by"] == "nvfp4-studio on the server"
@@ -160,7 +111,7 @@ def test_a_machine_without_nvfp4_is_told_everywhere(whole: tuple[Command, dict[s
     assert sentence in (made.folder / "out" / "bench.md").read_text("utf-8")
 
 
-def test_quality_is_that_of_the_pictures_on_disk(whole: tuple[Command, dict[str, Any]]) -> None:
+def test_quality_is_that_of_the_pictures_on_disk(whole: tuple[Bench, dict[str, Any]]) -> None:
     made, told = whole
     for model, figures in enumerate(told["models"][1:], 1):
         expected = []
@@ -184,7 +135,7 @@ def test_quality_is_that_of_the_pictures_on_disk(whole: tuple[Command, dict[str,
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 def test_killed_and_interrupted_it_goes_on_to_the_same_result(
-    whole: tuple[Command, dict[str, Any]], command: Callable[..., Command], digits: Any
+    whole: tuple[Bench, dict[str, Any]], command: Callable[..., Bench], digits: Any
 ) -> None:
     made = command()
     process = made.start()
@@ -207,14 +158,14 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_result(
         assert picture.read_bytes() == twin.read_bytes()
 
 
-def test_a_complete_comparison_asks_no_server(whole: tuple[Command, dict[str, Any]]) -> None:
+def test_a_complete_comparison_asks_no_server(whole: tuple[Bench, dict[str, Any]]) -> None:
     made, told = whole
-    again = Command(made.folder, [*made.words, "--server", "http://127.0.0.1:9", "--reference", MODELS[2]]).run()
+    again = Bench(made.folder, [*made.words, "--server", "http://127.0.0.1:9", "--reference", MODELS[2]]).run()
     assert again["request"]["reference"] == MODELS[2] and again["models"][2]["quality"] is None
     assert again["generations"][0]["seconds"] == told["generations"][0]["seconds"]
 
 
-def test_failures_are_counted_with_their_reason(command: Callable[..., Command]) -> None:
+def test_failures_are_counted_with_their_reason(command: Callable[..., Bench]) -> None:
     told = command(prompts=["a 1", "fail here", "a 3"], models=MODELS[:2]).run(status=1)
     for model in told["models"]:
         assert (model["generations"], model["made"], model["failed"], model["images"]) == (3, 2, 1, 2)

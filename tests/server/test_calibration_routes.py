@@ -45,6 +45,8 @@ HOSTILE = [
 def files(classic_server: Any) -> Iterator[dict[str, Path]]:
     """A calibration that is there, one in a folder, one outside, and links to the outside."""
     folder = classic_server.base / "models" / "nvfp4_calibration"
+    for earlier in folder.glob("*.*"):
+        earlier.unlink()
     outside = classic_server.base / "outside"
     (folder / "sub").mkdir(parents=True, exist_ok=True)
     outside.mkdir(exist_ok=True)
@@ -164,14 +166,13 @@ def test_deleting_is_no_get(classic_server: Any, files: dict[str, Path]) -> None
 
 
 @pytest.fixture(scope="module")
-def open_server(start_server: Any) -> Iterator[Any]:
-    """A server whose own origin check was replaced."""
-    running = start_server("--enable-cors-header")
-    folder = running.base / "models" / "nvfp4_calibration"
-    folder.mkdir(parents=True)
-    (folder / "kept.safetensors").write_bytes(b"statistics")
-    yield running
-    running.stop()
+def keeping(open_server: Any) -> Iterator[Any]:
+    """The server without an origin check of its own, with a calibration."""
+    kept = open_server.base / "models" / "nvfp4_calibration" / "kept.safetensors"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_bytes(b"statistics")
+    yield open_server
+    kept.unlink()
 
 
 @pytest.mark.parametrize(
@@ -184,16 +185,16 @@ def open_server(start_server: Any) -> Iterator[Any]:
         {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"},
     ],
 )
-def test_other_sites_are_refused_even_with_cors(open_server: Any, headers: dict[str, str]) -> None:
-    assert ask(open_server, LIST, headers=headers)[0] == 403
-    assert ask(open_server, query("kept"), headers=headers)[0] == 403
-    assert ask(open_server, query("kept", INFLUENCE), headers=headers)[0] == 403
-    assert ask(open_server, DELETE, {"name": "kept"}, headers)[0] == 403
-    assert ask(open_server, "/nvfp4_studio/conversion_token", {"node": "5"}, headers)[0] == 403
-    assert (open_server.base / "models" / "nvfp4_calibration" / "kept.safetensors").is_file()
+def test_other_sites_are_refused_even_with_cors(keeping: Any, headers: dict[str, str]) -> None:
+    assert ask(keeping, LIST, headers=headers)[0] == 403
+    assert ask(keeping, query("kept"), headers=headers)[0] == 403
+    assert ask(keeping, query("kept", INFLUENCE), headers=headers)[0] == 403
+    assert ask(keeping, DELETE, {"name": "kept"}, headers)[0] == 403
+    assert ask(keeping, "/nvfp4_studio/conversion_token", {"node": "5"}, headers)[0] == 403
+    assert (keeping.base / "models" / "nvfp4_calibration" / "kept.safetensors").is_file()
 
 
-def test_its_own_page_and_programs_are_served(open_server: Any) -> None:
-    host = open_server.url.removeprefix("http://")
+def test_its_own_page_and_programs_are_served(keeping: Any) -> None:
+    host = keeping.url.removeprefix("http://")
     for headers in ({}, {"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin", "Origin": "https://proxied"}):
-        assert ask(open_server, query("kept"), headers=headers) == (200, b"statistics")
+        assert ask(keeping, query("kept"), headers=headers) == (200, b"statistics")

@@ -4,11 +4,8 @@ KSampler runs save."""
 from __future__ import annotations
 
 import math
-import os
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from nvfp4_studio.converters import Options, convert
 from nvfp4_studio.converters.pictures import haarpsi, ssim
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "demo" / "assets" / "digits-flux-fp8.safetensors"
-NAMES = ("digits-flux-fp8", "digits-flux-nvfp4")
+NAMES = ("source", "nearest")
 SAMPLING = {"seed": 5, "steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
 BATCH = 3
-
-
-@pytest.fixture(scope="module")
-def digits(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server with the demo model in FP8 and in NVFP4, and nodes that stand for its encoder and VAE."""
-    base = tmp_path_factory.mktemp("comparing")
-    models = base / "models" / "diffusion_models"
-    for folder in (models, base / "custom_nodes", *(base / name for name in ("input", "output", "temp", "user"))):
-        folder.mkdir(parents=True)
-    os.symlink(ROOT, base / "custom_nodes" / "nvfp4-studio", target_is_directory=True)
-    os.symlink(ROOT / "tests" / "server" / "packs" / "digits.py", base / "custom_nodes" / "digits.py")
-    shutil.copy(SOURCE, models / f"{NAMES[0]}.safetensors")
-    convert(SOURCE, models / f"{NAMES[1]}.safetensors", Options(rounding="nearest"))
-    server = start_server("--cache-classic", "--whitelist-custom-nodes", "nvfp4-studio", "digits.py", base=base)
-    yield server
-    server.stop()
 
 
 def inputs(**sampling: Any) -> dict[str, Any]:

@@ -178,10 +178,12 @@ def test_a_recipe_outside_of_the_list_is_refused(classic_server: Any) -> None:
 def test_a_link_out_of_the_output_folder_is_refused(classic_server: Any) -> None:
     folder = classic_server.base / "output/diffusion_models"
     folder.mkdir(exist_ok=True, parents=True)
-    outside = classic_server.base / "outside"
+    outside = classic_server.base / "linked"
     outside.mkdir()
-    (folder / "link").symlink_to(outside, target_is_directory=True)
+    link = folder / "link"
+    link.symlink_to(outside, target_is_directory=True)
     inputs = {"source": "diffusion_models/flux.safetensors", "output_name": "link/x"}
     entry = classic_server.run(pressed(classic_server, **inputs), targets=["5"])
+    link.unlink()
     assert "leads out of" in failure_of(entry)["exception_message"]
     assert list(outside.iterdir()) == []

@@ -55,8 +55,9 @@ def folders(start_server: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """A server with the source; its folders are emptied afterwards, for they hold gigabytes."""
     server = start_server("--cache-classic")
     write_source(server.base / "models" / "diffusion_models" / "large-kept.safetensors")
-    yield {"server": server, "start": lambda: start_server("--cache-classic", base=server.base)}
-    server.stop()
+    found = {"server": server, "start": lambda: start_server("--cache-classic", base=server.base)}
+    yield found
+    found["server"].stop()
     shutil.rmtree(server.base / "output")
     shutil.rmtree(server.base / "models")
 

@@ -27,10 +27,8 @@ AIO = "checkpoints/aio.safetensors"
 
 
 @pytest.fixture(scope="module")
-def server(start_server: Any) -> Iterator[Any]:
-    running = start_server("--cache-classic", "--enable-cors-header", "*")
-    yield running
-    running.stop()
+def server(open_server: Any) -> Any:
+    return open_server
 
 
 def get(server: Any, path: str) -> Any:

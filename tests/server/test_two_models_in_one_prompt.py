@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from pathlib import Path
 from typing import Any
 
 
@@ -28,10 +29,9 @@ def branch(first: int, checkpoint: str, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_nothing_is_mixed(classic_server: Any, run_in_comfy: Callable[..., dict[str, Any]]) -> None:
+def test_nothing_is_mixed(classic_server: Any, server_models: Path) -> None:
     base = classic_server.base
-    other = base / "models" / "checkpoints" / "other.safetensors"
-    run_in_comfy("make_models", models={str(other): {"kind": "all-in-one", "depth": 2}})
+    os.link(server_models / "spare" / "shallower.safetensors", base / "models" / "checkpoints" / "other.safetensors")
     prompts = [
         {**branch(10, "aio.safetensors", "together-a"), **branch(20, "other.safetensors", "together-b")},
         branch(10, "aio.safetensors", "alone-a"),

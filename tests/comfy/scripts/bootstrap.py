@@ -12,7 +12,7 @@ from typing import Any
 REQUEST: dict[str, Any] = json.loads(sys.argv[1])
 
 sys.path.insert(0, REQUEST["comfyui"])
-sys.argv = ["main.py", "--cpu", "--base-directory", REQUEST["base"], *REQUEST.get("flags", [])]
+sys.argv = ["main.py", "--cpu", "--base-directory", REQUEST["base"]]
 
 import comfy.options
 
