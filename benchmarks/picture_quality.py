@@ -7,7 +7,8 @@ The models are the demo's digits in Flux.1's layout and a second one in SD3.5's 
 --layout sd3` makes it). Each is calibrated with seeds that are not measured, converted with its family's default recipe and
 each rounding, and sampled as stock ComfyUI would, with quantized activations and with quantized weights alone. `--gain` adds
 each method that needs no calibration with a constant gain per layer that follows from the weights; `--measured` adds what
-`convert --pre-quant search` and `--gain` make of some methods. `--add` computes what the last result lacks and keeps the rest.
+`convert --pre-quant search` and `--gain` make of some methods. `--add` keeps the last result's rows whose files still have the
+same tensors, and measures the others.
 One thread; about 20 minutes of CPU time, with everything 60.
 """
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
+import hashlib
 import json
 import platform
 import sys
@@ -62,7 +65,7 @@ def arguments() -> argparse.Namespace:
         help="also with a searched pre_quant_scale, and with a gain measured on outputs",
     )
     parser.add_argument(
-        "--add", action="store_true", help="keep the last result's rows and compute those that it lacks"
+        "--add", action="store_true", help="keep rows of the last result whose files have the same tensors"
     )
     parser.add_argument("--json", type=Path, help=f"where the result goes (default: {RESULT.name} for a full run)")
     parser.add_argument(
@@ -75,16 +78,17 @@ def arguments() -> argparse.Namespace:
 class Bench:
     """One model, its calibrations, and the source's pictures that all others are compared with."""
 
-    def __init__(
-        self, name: str, folder: Path, seeds: range, recipe: str | None, nearest: dict[str, list[float]]
-    ) -> None:
+    def __init__(self, name: str, folder: Path, seeds: range, recipe: str | None) -> None:
         self.source = CHECKPOINTS[name]
         self.folder = folder
         self.seeds = seeds
         self.recipe = recipe
         self.calibrations = {detail: calibrate(self.source, CALIBRATION_SEEDS, detail) for detail in DETAILS}
-        self.reference = draw(self.source, seeds, True)
-        self.nearest = nearest
+        self.nearest: dict[str, list[float]] = {}
+
+    @functools.cached_property
+    def reference(self) -> Tensor:
+        return draw(self.source, self.seeds, True)
 
     def convert(self, way: Way, detail: str) -> tuple[Path, Report]:
         target = self.folder / "converted.safetensors"
@@ -92,8 +96,8 @@ class Bench:
         calibration = self.calibrations[detail]
         return target, convert(self.source, target, options, calibration=calibration, device="cpu", overwrite=True)
 
-    def entry(self, way: Way) -> dict[str, Any]:
-        """One row of the result."""
+    def entry(self, way: Way, kept: dict[str, Any]) -> dict[str, Any]:
+        """One row of the result: the kept one where the converted file has the very tensors that it was measured with."""
         path, report = self.convert(way, way.needs)
         found: dict[str, Any] = {"needs": way.needs, "weights_db": round(report.summary["mean_sqnr_db"], 3)}
         if way.gain:
@@ -101,10 +105,11 @@ class Bench:
             found["mean_gain"] = round(with_gain(self.source, converted, path), 5)
         if way.pre_quant:
             found["layers_with_scale"] = sum(layer.pre_quant_exponent is not None for layer in report.plan.layers)
+        found["tensors_sha256"] = tensors_digest(path)
+        if kept.get("tensors_sha256") == found["tensors_sha256"]:
+            return kept
         for mode, quantized in MODES.items():
             found[mode] = self.distance(mode, draw(path, self.seeds, quantized))
-        if way == Way("nearest"):
-            self.nearest = {mode: found[mode]["by_seed_db"] for mode in MODES}
         return found
 
     def distance(self, mode: str, pictures: Tensor) -> dict[str, Any]:
@@ -129,14 +134,15 @@ class Bench:
 
 def measure(name: str, folder: Path, options: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
     """All rows of one model, those that are kept among them."""
-    nearest = {mode: kept["nearest"][mode]["by_seed_db"] for mode in MODES} if kept else {}
-    bench = Bench(name, folder, range(FIRST_SEED, FIRST_SEED + options.seeds), options.recipe, nearest)
-    roundings = dict(kept)
+    bench = Bench(name, folder, range(FIRST_SEED, FIRST_SEED + options.seeds), options.recipe)
+    roundings: dict[str, Any] = {}
     for way in ways(options.roundings, options.gain, options.measured):
-        if way.label not in roundings:
-            roundings[way.label] = bench.entry(way)
-            told = {mode: f"{roundings[way.label][mode]['psnr_db']:.2f}" for mode in MODES}
-            print(f"{name}, {way.label}: {told}", flush=True)
+        row = roundings[way.label] = bench.entry(way, kept.get(way.label, {}))
+        if way == Way("nearest"):
+            bench.nearest = {mode: row[mode]["by_seed_db"] for mode in MODES}
+            kept = kept if row is kept.get(way.label) else {}  # all others are told over nearest
+        told = {mode: f"{row[mode]['psnr_db']:.2f}" for mode in MODES}
+        print(f"{name}, {way.label}: {told}{' (kept)' if row is kept.get(way.label) else ''}", flush=True)
     auto, report = bench.auto()
     return {
         "parameters": sum(parameter.numel() for parameter in weights_of(name)),
@@ -146,6 +152,12 @@ def measure(name: str, folder: Path, options: argparse.Namespace, kept: dict[str
         "roundings": roundings,
         "auto": auto,
     }
+
+
+def tensors_digest(path: Path) -> str:
+    """SHA-256, hexadecimal, of what stands behind a safetensors file's header, which tells of versions and names."""
+    data = path.read_bytes()
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def weights_of(name: str) -> list[Tensor]:
@@ -169,7 +181,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _without_ours(about: Any) -> Any:
-    """Our own commit may be another: every change that moves bytes measures anew."""
+    """Our own commit may be another: each row is compared by its file's tensors."""
     return {key: value for key, value in about.items() if key != "nvfp4-studio"} if isinstance(about, dict) else about
 
 

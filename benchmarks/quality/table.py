@@ -105,17 +105,21 @@ def _alone(roundings: dict[str, Any]) -> str:
 
 def _four_over_six(result: dict[str, Any], redrawn: dict[str, Any]) -> str:
     """What was expected of four-over-six and what was found."""
-    found = []
-    for name in result["models"]:
-        once, often = (source["models"][name] for source in (result, redrawn))
-        found.append(
-            f"{_over_nearest(once['roundings'][FOUR_OVER_SIX]['quantized'])} dB as the model was trained and "
-            f"{_over_nearest(often[FOUR_OVER_SIX]['quantized'])} dB redrawn in {LAYOUTS[name]}"
-        )
+
+    def found(way: str) -> str:
+        told = []
+        for name, model in result["models"].items():
+            once, often = (
+                rows.get(way, {}).get("quantized", {}) for rows in (model["roundings"], redrawn["models"][name])
+            )
+            told.append(f"{_over_nearest(once)} dB in {LAYOUTS[name]} ({_over_nearest(often)} redrawn)")
+        return " and ".join(told)
+
     return (
         "Four-over-six was expected to be 1 dB closer than nearest, which other measurements on small models had found. That is "
-        f"not confirmed here: {'; '.join(found)} (W4A4). So it is no default: `auto` without a calibration takes block-search, "
-        "which is no further from the source than any method that needs as little, on both models, redrawn."
+        f"not confirmed here: W4A4, it is {found(FOUR_OVER_SIX)}; with the gain of its weights {found(FOUR_OVER_SIX + ' + gain')}. "
+        "So it is no default: `auto` without a calibration takes block-search, which, redrawn, is no further from the source than "
+        "any method that needs as little, on both models."
     )
 
 
