@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -117,6 +118,8 @@ def convert(
                     )
                 check()
                 writer.commit()
+                with contextlib.suppress(OSError):  # what a run searched that was killed, and had other options
+                    search_name(target).unlink()
     return Report(plan.after(execution.outcomes), verification, target.name, time.monotonic() - started)
 
 
@@ -158,7 +161,7 @@ def _check_apart(source: Source, target: Path) -> None:
     Raises:
         ConversionError: it is one of them.
     """
-    for written in (target, *temporary_names(target)):
+    for written in (target, *temporary_names(target), search_name(target)):
         if written.exists() and any(os.path.samefile(part, written) for part in source.files):
             raise ConversionError(
                 f"Writing {target} would overwrite {written}, the source itself; choose another name."

@@ -53,7 +53,7 @@ def open_locked(target: Path, journal: Journal) -> BinaryIO:
         file = open_private(temporary)
         ours = False
         try:
-            if not _locked(file):
+            if not lock_soon(file):
                 raise ConversionError(f"Another conversion is writing {target}; wait for it or choose another name.")
             if os.fstat(file.fileno()).st_size and not journal.exists():
                 raise ConversionError(
@@ -99,7 +99,7 @@ def give_name(target: Path, overwrite: bool) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _locked(file: BinaryIO) -> bool:
+def lock_soon(file: BinaryIO) -> bool:
     """Whether the lock was got; somebody who only looks whether it is held (``leftovers``) lets go in a moment."""
     for _ in range(LOOKS):
         if lock(file):

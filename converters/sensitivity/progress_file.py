@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from ..errors import SensitivityError
-from ..journal import lock, open_private
+from ..journal import open_private
+from ..target import lock_soon
 from .document import MAX_BYTES
 
 
@@ -50,7 +52,7 @@ class ProgressFile(Generic[_Measured]):
         if self._path is not None:
             try:
                 self._file = open_private(self._path)
-                if not lock(self._file):
+                if not lock_soon(self._file):
                     self._file.close()
                     raise SensitivityError(
                         f"{self._path.name} is being measured already; wait, or choose another name."
@@ -79,7 +81,8 @@ class ProgressFile(Generic[_Measured]):
         if self._file is not None and self._path is not None:
             self._file.close()
             self._file = None
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows, while somebody looks whether the lock is held
+                self._path.unlink(missing_ok=True)
 
     def _append(self, entry: object) -> None:
         if self._file is not None:

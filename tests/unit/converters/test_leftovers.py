@@ -9,7 +9,7 @@ import pytest
 from nvfp4_studio.converters.errors import ConversionError
 from nvfp4_studio.converters.journal import Journal, lock
 from nvfp4_studio.converters.leftovers import Leftover, discard, leftover, leftovers
-from nvfp4_studio.converters.target import temporary_names
+from nvfp4_studio.converters.target import search_name, temporary_names
 
 
 def left(folder: Path, name: str = "model", size: int = 1000) -> Path:
@@ -47,6 +47,33 @@ def test_discarding_removes_both_files_and_nothing_else(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == [leftover(other)] and target.read_bytes() == b"an earlier result"
     with pytest.raises(ConversionError, match="Nothing is left"):
         discard(target)
+
+
+def test_a_conversion_that_was_killed_while_it_searched_is_found_and_can_be_discarded(tmp_path: Path) -> None:
+    target = tmp_path / "model.safetensors"
+    search = search_name(target)
+    search.write_bytes(b'"fingerprint"\n')
+    with search.open("r+b") as file:
+        assert lock(file)
+        assert leftovers(tmp_path) == []
+        with pytest.raises(ConversionError, match="cancel it instead"):
+            discard(target)
+    assert leftovers(tmp_path) == [Leftover(target, 0, 0, search.stat().st_mtime_ns)]
+    discard(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_searched_belongs_to_the_file_in_the_making(tmp_path: Path) -> None:
+    target = left(tmp_path)
+    search_name(target).write_bytes(b'"fingerprint"\n')
+    assert [(found.target, found.done) for found in leftovers(tmp_path)] == [(target, 400)]
+    with search_name(target).open("r+b") as file:
+        assert lock(file), "a conversion that goes on with it is searching"
+        assert leftovers(tmp_path) == []
+        with pytest.raises(ConversionError, match="cancel it instead"):
+            discard(target)
+    discard(target)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_without_a_journal_and_links_are_left_alone(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from nvfp4_studio.converters.formats import Weight
 from nvfp4_studio.converters.held_out import search_pre_quant
 from nvfp4_studio.converters.leftovers import discard
 from nvfp4_studio.converters.rounding import METHODS
+from nvfp4_studio.converters.target import search_name
 
 ROWS, COLUMNS = 48, 144
 SPREADS = {"blocks.0.outliers": 1.4, "blocks.1.outliers": 1.0, "blocks.2.outliers": 0.0}
@@ -185,6 +186,15 @@ def test_another_calibrations_search_is_not_gone_on_with(
     searched = counted(monkeypatch)
     convert(source, target, Options("weight-only", "gptq", pre_quant="search"), calibration=calibration)
     assert sorted(searched) == sorted(SPREADS)
+
+
+def test_a_search_that_was_killed_leaves_nothing_beside_a_file_without_one(
+    source: Path, calibration: Calibration
+) -> None:
+    target = source.with_name("out.safetensors")
+    search_name(target).write_bytes(b'"the fingerprint of a search"\n')
+    convert(source, target, Options("weight-only", "nearest"), calibration=calibration)
+    assert hidden(source.parent) == []
 
 
 def test_a_cancel_in_the_search_leaves_nothing(source: Path, calibration: Calibration) -> None:

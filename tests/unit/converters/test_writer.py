@@ -232,7 +232,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
         Writer(tmp_path / "x.safetensors", SPECS, {}, overwrite=False)
 
 
-@pytest.mark.parametrize("name", [".out.safetensors.part", ".out.safetensors.journal"])
+@pytest.mark.parametrize("name", [f".out.safetensors.{ending}" for ending in ("part", "journal", "search")])
 def test_a_source_with_the_name_of_a_file_in_the_making_is_not_touched(name: str, tmp_path: Path) -> None:
     source = tmp_path / name
     save_file({"blocks.0.a.weight": torch.randn(64, 64)}, source)
