@@ -171,8 +171,9 @@ def _check_apart(source: Source, target: Path) -> None:
 def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) -> str:
     """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source.
 
-    Scales are in the plan; of the statistics that encoding looks at, the exact sums of squares stand for all. The
-    versions of the libraries that compute belong to it, because a later one may round otherwise.
+    Scales are in the plan; of the statistics that encoding looks at, the exact sums of squares stand for all but the
+    rows that were kept, which a calibration of less detail lacks. The versions of the libraries that compute belong to
+    it, because a later one may round otherwise.
     """
     try:
         kitchen = version("comfy-kitchen")
@@ -186,6 +187,7 @@ def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) ->
         seen = calibration.layers.get(layer.module) if calibration is not None and looks else None
         if seen is not None and seen.channels is not None:
             decided.update(seen.channels.sums.numpy().tobytes())
+            decided.update(seen.reservoir.hashes.numpy().tobytes() if seen.reservoir is not None else b"")
     return decided.hexdigest()
 
 

@@ -28,6 +28,7 @@ from nvfp4_studio.converters.held_out import search_pre_quant
 from nvfp4_studio.converters.leftovers import discard
 from nvfp4_studio.converters.rounding import METHODS
 from nvfp4_studio.converters.target import search_name
+from nvfp4_studio.converters.writer import Writer
 
 ROWS, COLUMNS = 48, 144
 SPREADS = {"blocks.0.outliers": 1.4, "blocks.1.outliers": 1.0, "blocks.2.outliers": 0.0}
@@ -270,3 +271,32 @@ def test_a_layer_without_rows_gets_no_gain_and_that_is_told(source: Path, calibr
     assert not first.gain and first.notes == ("no gain: no rows of its input were kept while calibrating",)
     assert first.reason.endswith("pre_quant_scale: none, no rows of its input were kept while calibrating")
     assert any("no gain" in warning for warning in report.plan.warnings)
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_killed_conversion_is_gone_on_with_only_by_a_calibration_with_the_same_rows(
+    source: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch, rows: bool
+) -> None:
+    """On the rows a rounding is compared with nearest: without them the bytes may be others."""
+    target, saved = source.with_name("out.safetensors"), {}
+
+    def snapshot(done: int, total: int, label: str) -> None:
+        saved.update({path: path.read_bytes() for path in target.parent.glob(".out*")})
+
+    options = Options("weight-only", "weighted")
+    convert(source, target, options, calibration=calibration, progress=snapshot)
+    target.unlink()
+    for path, content in saved.items():
+        path.write_bytes(content)
+    layers = (
+        calibration.layers
+        if rows
+        else {name: replace(seen, reservoir=None) for name, seen in calibration.layers.items()}
+    )
+    written: list[str] = []
+    original = Writer.write
+    monkeypatch.setattr(
+        Writer, "write", lambda self, name, tensor: (written.append(name), original(self, name, tensor))
+    )
+    convert(source, target, options, calibration=replace(calibration, layers=layers))
+    assert bool(written) == (not rows)
