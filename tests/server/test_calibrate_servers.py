@@ -97,7 +97,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(command: Calibrate) -> str:
         monkeypatch.chdir(command.folder)
-        status = main(command.words)
+        status = main([*command.words, "--json"])
         out, err = capsys.readouterr()
         assert status in (1, 2) and out == ""
         return err
