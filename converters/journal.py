@@ -7,6 +7,7 @@ remarks about layers for the report. A conversion whose fingerprint differs star
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -76,7 +77,7 @@ class Journal:
     def remove(self) -> None:
         """Close and delete the journal."""
         if self._file is not None:
-            self._file.close()
+            close_in_spite(self._file)
             self._file = None
         self._path.unlink(missing_ok=True)
 
@@ -115,6 +116,12 @@ def open_private(path: Path) -> BinaryIO:
         file.close()
         raise OSError(errno.EEXIST, "its temporary name belongs to another file; remove it", str(path))
     return file
+
+
+def close_in_spite(file: BinaryIO) -> None:
+    """Close a file that nobody needs any more, even where a full disk refuses what it still holds back."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def lock(file: BinaryIO) -> bool:

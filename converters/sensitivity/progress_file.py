@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from ..errors import SensitivityError
-from ..journal import open_private
+from ..journal import close_in_spite, open_private
 from ..target import lock_soon
 from .document import MAX_BYTES
 
@@ -61,7 +61,7 @@ class ProgressFile(Generic[_Measured]):
                 self._file.seek(0)
                 self._file.truncate()
             except OSError as error:
-                raise SensitivityError(f"{self._path} cannot be written: {error.strerror or error}.") from error
+                raise self._unwritable(error) from error
             self._append(self._fingerprint)
             for layer in self.finished.values():
                 self.add(layer)
@@ -71,23 +71,33 @@ class ProgressFile(Generic[_Measured]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            close_in_spite(self._file)
 
     def add(self, layer: _Measured) -> None:
+        """Keep one layer more; raises SensitivityError when the disk refuses."""
         self._append(self._to_json(layer))
 
     def remove(self) -> None:
         """Close and delete the file: what is in it is not needed any more."""
         if self._file is not None and self._path is not None:
-            self._file.close()
+            close_in_spite(self._file)
             self._file = None
             with contextlib.suppress(PermissionError):  # Windows, while somebody looks whether the lock is held
                 self._path.unlink(missing_ok=True)
 
     def _append(self, entry: object) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
             self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SensitivityError:
+        return SensitivityError(
+            f"{self._path} cannot be written: {error.strerror or error}; make room, or check the folder's permissions."
+        )
 
     def _read(self, content: bytes) -> dict[str, _Measured]:
         lines = content.split(b"\n")[:-1]  # what follows the last newline was cut off

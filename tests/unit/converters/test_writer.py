@@ -225,6 +225,39 @@ def test_a_write_error_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+FULL_JOURNAL = """
+import resource, signal, sys
+from pathlib import Path
+from nvfp4_studio.converters.errors import SensitivityError
+from nvfp4_studio.converters.journal import Journal
+from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+journal = Journal(folder / "journal", "fingerprint")
+journal.start({})
+try:
+    journal.add({f"layer.{number}": [[0, 1, 2]] for number in range(50)}, {})
+except OSError:
+    journal.remove()
+try:
+    with ProgressFile(folder / "progress", "fingerprint", str, str) as kept:
+        try:
+            kept.add("a" * 1000)
+        finally:
+            kept.remove()
+except SensitivityError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_refuses_a_line_of_a_journal(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this system has no limits on file size")
+    run = subprocess.run([sys.executable, "-c", FULL_JOURNAL, str(tmp_path)], capture_output=True, text=True)
+    assert "progress cannot be written: File too large; make room" in run.stdout, run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
