@@ -1,8 +1,8 @@
 """Carry out a plan: one pass over the source, each tensor changed and written as it comes by.
 
-Reading, hashing, quantizing and writing overlap on a few threads. Every quantized weight is decoded and
-measured while it is in memory, so that the source is read only once. The bytes do not depend on the number
-of threads or on the order of their work.
+Reading, hashing, quantizing and writing overlap on a few threads. Of every quantized weight a sample of rows is
+decoded and measured while it is in memory, so that the source is read only once. The bytes do not depend on the
+number of threads or on the order of their work.
 """
 
 from __future__ import annotations

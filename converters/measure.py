@@ -19,7 +19,7 @@ WEIGHTS_AT_ONCE = 1 << 19
 RUN = 4096
 SAMPLED_RUNS, SAMPLED_ROWS = 16, 32
 """Of a weight that was just encoded 16 runs of 32 neighbouring rows are compared, evenly spread: as telling as all of
-them for a mean over a million weights, at a sixth of the cost in a layer 3072 wide. ``verify`` compares all."""
+them for a mean over a million weights, at a sixth of the cost in a layer of 3072 rows. ``verify`` compares all."""
 LEAST_SQNR_DB = 10.0
 """What verification accepts."""
 SMALL_AMAX = 1e-4
@@ -126,6 +126,8 @@ def measure_encoded(
     weight: Weight, layer: LayerDecision, tensors: Mapping[str, torch.Tensor], check: Callable[[], None]
 ) -> LayerError:
     """Compare a weight with the tensors that it was encoded to, by suffix, in a sample of its rows where there are many.
+
+    All rows are compared where the sample shows no difference, or one that no rounding explains.
 
     Args:
         weight: divided by its pre_quant_scale where it has one.
