@@ -72,7 +72,7 @@ export function createTold(groups, translate) {
   }
 
   return function told(sentence) {
-    if (!sentence || sentence.length > LONGEST) return sentence ?? "";
+    if (!sentence || typeof sentence !== "string" || sentence.length > LONGEST) return sentence ?? "";
     if (!known.has(sentence)) known.set(sentence, found(sentence, 0));
     return known.get(sentence);
   };

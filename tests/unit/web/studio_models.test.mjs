@@ -440,7 +440,7 @@ test("the server's sentences are told in the user's language, and in English as 
     assert.equal(de.told(sentence), wanted);
     assert.equal(t.told(sentence), sentence);
   }
-  assert.equal(de.told(undefined), "");
+  assert.deepEqual([de.told(undefined), de.told(5)], ["", 5], "a report that somebody changed may hold anything");
   assert.equal(createTranslator({}, "fr").told("as it is"), "as it is");
 });
 
