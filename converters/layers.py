@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import SourceError
 from .source import Source, TensorInfo
-from .tags import FP8_FORMATS, MARKER, legacy_tag, tags_of
+from .tags import FP8_FORMATS, MARKER, LegacyTags, tags_of
 
 PLAIN_FORMATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 COMPANIONS = (
@@ -124,7 +124,7 @@ def recognise(source: Source) -> Recognised:
         SourceError: a tag that cannot be read or contradicts the stored dtype, or a scale under two names.
     """
     tensors = source.tensors
-    tags = tags_of(source)
+    tags, legacy = tags_of(source), LegacyTags(source)
     companions: dict[str, list[str]] = {}
     descriptions = set()
     for name in tensors:
@@ -141,7 +141,7 @@ def recognise(source: Source) -> Recognised:
         layer = name[: -len(".weight")]
         own = tuple(_kept_companions(source, companions.get(layer, [])))
         _refuse_twins(source, layer, own)
-        tag = tags[layer] if layer in tags else legacy_tag(source, layer)
+        tag = tags[layer] if layer in tags else legacy.of(layer)
         described = tag is not None or bool(own)
         if len(info.shape) == 2 and (described or info.dtype in FP8_FORMATS or info.dtype in PLAIN_FORMATS):
             layers[layer] = _layer(source, layer, info, tag if layer in tags else None, tag, own)

@@ -45,22 +45,27 @@ def resolved(source: Source, layer: str) -> str:
     return layer
 
 
-def legacy_tag(source: Source, layer: str) -> Mapping[str, Any] | None:
-    """The tag that ComfyUI derives for ``X.scale_weight`` below a marker ``<prefix>scaled_fp8``.
+class LegacyTags:
+    """What ComfyUI derives for layers ``X.scale_weight`` below a marker ``<prefix>scaled_fp8``."""
 
-    A marker of two elements means full-precision matrix multiplication.
-    """
-    if f"{layer}.scale_weight" not in source.tensors or METADATA_KEY in source.metadata:
-        return None
-    parts = layer.split(".")
-    for length in range(len(parts), -1, -1):
-        marker = ".".join([*parts[:length], MARKER])
-        if marker in source.tensors:
-            entry: dict[str, Any] = {
-                "format": FP8_FORMATS.get(source.tensors[f"{layer}.weight"].dtype, "float8_e4m3fn")
-            }
-            return entry | ({"full_precision_matrix_mult": True} if source.tensors[marker].count == 2 else {})
-    return None
+    def __init__(self, source: Source):
+        self._source = source
+        markers = [name for name in source.tensors if name.rpartition(".")[2] == MARKER]
+        self._elements = {name.removesuffix(MARKER): source.tensors[name].count for name in markers}
+        # Few, however many parts a name has: looking below each of its parts takes minutes for a hostile one.
+        self._lengths = sorted({len(prefix) for prefix in self._elements}, reverse=True)
+
+    def of(self, layer: str) -> Mapping[str, Any] | None:
+        """By the nearest marker above the layer; one of two elements means full-precision matrix multiplication."""
+        tensors = self._source.tensors
+        if f"{layer}.scale_weight" not in tensors or METADATA_KEY in self._source.metadata:
+            return None
+        above = (f"{layer}."[:length] for length in self._lengths)
+        elements = next((self._elements[prefix] for prefix in above if prefix in self._elements), None)
+        if elements is None:
+            return None
+        entry: dict[str, Any] = {"format": FP8_FORMATS.get(tensors[f"{layer}.weight"].dtype, "float8_e4m3fn")}
+        return entry | ({"full_precision_matrix_mult": True} if elements == 2 else {})
 
 
 def _object(source: Source, name: str, data: bytes | str) -> dict[str, Any]:

@@ -50,6 +50,17 @@ def test_legacy_marker_of_two_elements_means_full_precision(tmp_path: Path) -> N
         assert recognise(source).layers["a.b"].full_precision
 
 
+def test_the_nearest_legacy_marker_counts_and_none_beside_a_layer(tmp_path: Path) -> None:
+    fp8, deep = torch.ones(16, 16).to(torch.float8_e4m3fn), "a." * 50_000 + "b"
+    tensors = {f"{layer}.weight": fp8.clone() for layer in ("a.b", "c.d", deep)}
+    tensors |= {f"{layer}.scale_weight": torch.tensor(0.5) for layer in ("a.b", "c.d", deep)}
+    tensors |= {"scaled_fp8": torch.zeros(2), "a.scaled_fp8": torch.zeros(0), "c.d.e.scaled_fp8": torch.zeros(0)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with open_source(tmp_path / "x.safetensors") as source:
+        found = recognise(source).layers
+    assert [found[layer].full_precision for layer in ("a.b", "c.d", deep)] == [False, True, False]
+
+
 def test_the_header_wins_over_tensors_as_in_the_loader(tmp_path: Path) -> None:
     tag = json.dumps({"format": "float8_e4m3fn"}).encode()
     tensors = {
