@@ -123,7 +123,7 @@ def gain_of(found: Outputs) -> float:
 
     Rounding that clips makes outputs shorter. What is missing is the same share in every layer and adds up, while
     rounding noise does not: so the factor may raise a layer's own squared error a little and still bring pictures
-    closer. On two trained models they are 0.1 to 1.1 dB of PSNR closer with quantized activations, after every rounding
+    closer. On two trained models they are 0.1 to 1.0 dB of PSNR closer with quantized activations, after every rounding
     (``benchmarks/picture_quality.py --measured``), and never less than with the factor of least squares,
     ⟨y, y'⟩ / ⟨y', y'⟩, or one that is used only where the squared error falls. It must differ from 1 by more than the
     rows' own spread explains.
