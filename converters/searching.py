@@ -27,9 +27,6 @@ from .sensitivity.identity import calibration_fingerprint, digest_of, source_fin
 from .sensitivity.progress_file import ProgressFile
 from .source import Source
 
-FOUND = "; pre_quant_scale: "
-"""What stands between a rule and what the search found in a pin's reason."""
-
 
 @dataclass(frozen=True)
 class Searched:
@@ -122,8 +119,8 @@ def with_pre_quant(
 
 
 def _pinned(pin: Pin | None, layer: LayerDecision, result: Searched) -> Pin:
-    rule = layer.reason.partition(FOUND)[0]
-    reason = f"{rule}{FOUND}{result.found}"[:MAX_REASON]
+    rule = layer.reason.partition("; pre_quant_scale: ")[0]  # of a recipe that a search made
+    reason = f"{rule}; pre_quant_scale: {result.found}"[:MAX_REASON]
     return replace(pin or Pin(nvfp4.NAME), pre_quant_exponent=result.exponent or None, reason=reason)
 
 
