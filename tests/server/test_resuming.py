@@ -65,6 +65,7 @@ def folders(start_server: Callable[..., Any]) -> Iterator[dict[str, Any]]:
 INPUTS = {
     "source": "diffusion_models/large-kept.safetensors", "calibration": "none", "recipe": "weight-only",
     "input_scale": "p99.9", "rounding": "four-over-six", "layout": "source", "overwrite": False, "text_encoder": "keep",
+    "pre_quant": "off", "gain": False,
 }  # fmt: skip
 
 
