@@ -110,8 +110,6 @@ def convert(
                 execution.run()
                 progress(writer.size, writer.size, "writing to disk")
                 verification = _verified(source, plan, execution, writer, workers, progress, cancelled)
-                progress(writer.size, writer.size, "reading again what was written")
-                writer.check(workers, check)
                 if source.stamp() != stamp:
                     raise SourceError(
                         f"{source.path} changed while it was converted; start again when nobody writes to it."

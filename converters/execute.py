@@ -25,8 +25,10 @@ from .source import Source
 from .stream import Part, Stream
 from .writer import Writer
 
-BYTES_UNDER_WAY = 192 << 20
-"""Bytes of the source in memory at once: a few weights of today's largest models, so that no thread waits."""
+LEAST_UNDER_WAY, MOST_UNDER_WAY = 96 << 20, 256 << 20
+WEIGHTS_UNDER_WAY = 3
+"""Bytes of the source in memory at once: of the largest weight the one that is being read and those that two threads
+quantize, so that none of them waits; more would cost fresh memory for nothing."""
 
 OUT_OF_MEMORY = "DefaultCPUAllocator"
 """How torch's error begins when a CPU has no memory left; it has no class of its own."""
@@ -100,7 +102,7 @@ class Execution:
             SourceError, ConversionError: as reading, encoding and writing raise them, and what ``check`` raises.
         """
         self._describe()
-        stream = Stream(self._source, self._wanted(), Buffers(BYTES_UNDER_WAY), self._go_on)
+        stream = Stream(self._source, self._wanted(), Buffers(self._under_way()), self._go_on)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="nvfp4-studio") as pool:
             try:
                 for part in stream:
@@ -113,6 +115,10 @@ class Execution:
             finally:
                 self._stop.set()
         self.digests = stream.digests
+
+    def _under_way(self) -> int:
+        largest = max((self._source.tensors[name].nbytes for name, whole in self._wanted().items() if whole), default=0)
+        return min(MOST_UNDER_WAY, max(LEAST_UNDER_WAY, WEIGHTS_UNDER_WAY * largest))
 
     def _wanted(self) -> dict[str, bool]:
         """Tensors of the source that are still to be written; True for those that are needed whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import zlib
@@ -25,6 +26,20 @@ class PositionedFile:
         while data:
             written = self._write(start, data)
             start, data = start + written, data[written:]
+
+    def sync(self) -> None:
+        """Return when all that was written is on disk; raises OSError."""
+        os.fsync(self._file.fileno())
+
+    def let_go(self) -> None:
+        """Have the system forget what is on disk.
+
+        It would keep it in memory until others need that, and get fresh memory for all that follows: that can take
+        longer than copying the bytes, and pushes out what other programs read.
+        """
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # it is only advice
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def checksum(self, start: int, count: int) -> int:
         """CRC-32 of ``count`` bytes from byte ``start`` on, of fewer when the file ends before; raises OSError."""

@@ -1,24 +1,33 @@
-"""Put what was written on disk now and then, beside the writing, and only then into the journal."""
+"""Put what was written on disk now and then, beside the writing, read it again, and only then name it in the journal."""
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO
 
 from .journal import Journal, Pieces, Remarks
+from .positioned import PositionedFile
 
-SYNC_BYTES = 256 << 20
-"""How much is written between two entries of the journal: what a kill can cost, against the price of a sync."""
+SYNC_BYTES = 64 << 20
+"""How much is written between two entries of the journal: what a kill can cost, and how much waits for the disk at the
+end, against the price of a sync, some milliseconds."""
 
 
 class Syncer:
-    """Syncs an open file on a thread of its own. All methods raise OSError when the disk refused, then or earlier."""
+    """Syncs a file on a thread of its own.
 
-    def __init__(self, file: BinaryIO, journal: Journal):
-        """Both stay the caller's, who calls ``close`` before closing them."""
-        self._file, self._journal = file, journal
+    All methods raise OSError when the disk refused, then or earlier, and what ``check`` raises.
+    """
+
+    def __init__(self, data: PositionedFile, journal: Journal, check: Callable[[Mapping[str, Pieces]], None]):
+        """Nothing is synced yet.
+
+        Args:
+            data, journal: stay the caller's, who calls ``close`` before closing them.
+            check: called with tensors that have just been put on disk; raises when the file does not hold them.
+        """
+        self._data, self._journal, self._check = data, journal, check
         self._lock = threading.Lock()
         self._tensors: dict[str, Pieces] = {}
         self._bytes = 0
@@ -56,5 +65,7 @@ class Syncer:
         with self._lock:
             tensors, self._tensors, self._bytes = self._tensors, {}, 0
             remarks, self._remarks = self._remarks, {}
-        os.fsync(self._file.fileno())
+        self._data.sync()
+        self._check(tensors)
         self._journal.add(tensors, remarks)
+        self._data.let_go()

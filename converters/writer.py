@@ -1,8 +1,8 @@
 """Write a safetensors file whose tensors are declared beforehand, in any order, from several threads.
 
 All offsets follow from the declarations, so the header is written first and each piece of a tensor goes to
-its place when it is ready. The file grows under a temporary name in the target folder, is read again as a
-whole when it is on disk, and gets its real name only when every piece is what was written.
+its place when it is ready. The file grows under a temporary name in the target folder, every piece is read
+again once it is on disk, and the file gets its real name only when all are what was written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -22,7 +22,6 @@ from ..calibration.files import sync_folder
 from .errors import ConversionError, VerificationError
 from .journal import Journal, Pieces, Remarks
 from .layout import TensorSpec, lay_out
-from .pipeline import ordered
 from .positioned import PositionedFile
 from .syncing import Syncer
 from .target import check_space, check_target, explained, give_name, open_locked, temporary_names
@@ -73,7 +72,8 @@ class Writer:
             self._file: BinaryIO | None = open_locked(target, self._journal)
         except OSError as error:
             raise explained(error, target) from error
-        self._syncer = Syncer(self._file, self._journal)
+        self._data = PositionedFile(self._file)
+        self._syncer = Syncer(self._data, self._journal, self._check)
         try:
             check_space(self._file, target, self.size)
         except ConversionError:
@@ -93,7 +93,6 @@ class Writer:
     def _begin(self) -> None:
         """Go on after what a killed run put on disk, as far as it is still what was written, or begin anew."""
         assert self._file is not None
-        self._data = PositionedFile(self._file)
         size = self._file.seek(0, os.SEEK_END)
         finished = self._journal.resume() if size == self.size else {}
         for name in finished.keys() & self._places.keys():
@@ -150,6 +149,8 @@ class Writer:
         Raises:
             ConversionError: more bytes than declared, or the disk refuses.
         """
+        if name in self.done:
+            return  # the same bytes once more, for another tensor of the same layer
         offset, spec = self._places[name]
         if first + len(data) > spec.nbytes:
             raise ConversionError(
@@ -163,8 +164,6 @@ class Writer:
 
     def _written(self, name: str, piece: list[int]) -> None:
         with self._lock:
-            if name in self.done:
-                return  # the same bytes once more
             self._pieces[name].append(piece)
             self._left[name] -= piece[1]
             if self._left[name] > 0:
@@ -177,6 +176,7 @@ class Writer:
 
         Raises:
             ConversionError: a declared tensor was not written in full, or the disk refused.
+            VerificationError: the file holds other bytes than were written.
         """
         if self._left:
             raise ConversionError(
@@ -184,6 +184,7 @@ class Writer:
             )
         try:
             self._syncer.finish()
+            self._check_head()
         except OSError as error:
             raise explained(error, self.target) from error
         return self.temporary
@@ -197,33 +198,27 @@ class Writer:
             self._head = self._head.replace(place.encode(), text.encode())
         try:
             self._data.write(0, memoryview(self._head))
-            os.fsync(self._file.fileno())
+            self._data.sync()
+            self._check_head()
         except OSError as error:
             raise explained(error, self.target) from error
 
-    def check(self, workers: int, check: Callable[[], None]) -> None:
-        """Read the whole file again and compare it with what was written.
+    def _check_head(self) -> None:
+        if self._data.checksum(0, len(self._head)) != zlib.crc32(self._head):
+            raise self._gave_back("the header", 0)
 
-        Args:
-            workers: threads that read.
-            check: called between tensors; may raise to cancel.
+    def _check(self, tensors: Mapping[str, Pieces]) -> None:
+        """Read tensors again and compare them with what was written.
 
         Raises:
-            VerificationError: the file holds other bytes.
+            VerificationError: the file holds other bytes, or they were not written piece by piece.
         """
-
-        def examine(name: str) -> int | None:
-            check()
-            return self._differing(name, self._pieces[name])
-
-        try:
-            if self._data.checksum(0, len(self._head)) != zlib.crc32(self._head):
-                raise self._gave_back("the header", 0)
-            for name, first in ordered(examine, self._pieces, workers):
-                if first is not None:
-                    raise self._gave_back(name, first)
-        except OSError as error:
-            raise explained(error, self.target) from error
+        for name, pieces in tensors.items():
+            if not self._is_whole(name, pieces):
+                raise VerificationError(f"The pieces of {name} overlap or leave a gap; please report this.")
+            first = self._differing(name, pieces)
+            if first is not None:
+                raise self._gave_back(name, first)
 
     def _gave_back(self, what: str, first: int) -> VerificationError:
         return VerificationError(

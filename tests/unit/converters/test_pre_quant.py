@@ -288,7 +288,7 @@ def test_a_resumed_conversion_writes_the_same_bytes_and_the_same_report(
     saved: dict[str, bytes] = {}
 
     def snapshot(done: int, total: int, label: str) -> None:
-        if label == "reading again what was written":
+        if label == "writing to disk":
             saved.update({path.name: path.read_bytes() for path in source.glob(".out*")})
 
     pin = {"policy": "nvfp4", "rounding": "gptq", "gain": True}

@@ -176,16 +176,19 @@ def test_a_damaged_journal_means_a_fresh_start(data: bytes, tmp_path: Path) -> N
     assert Journal(tmp_path / "j", "mine").resume() == {}
 
 
-def _killed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, at: str = "writing to disk") -> bytes:
+def _killed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, at_the_end: bool = False) -> bytes:
     """Leave what a kill leaves when everything is on disk but nothing renamed; return the finished file's bytes."""
     monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
     saved: dict[str, bytes] = {}
 
-    def snapshot(done: int, total: int, label: str) -> None:
-        if label == at:
-            saved.update({path.name: path.read_bytes() for path in target.parent.glob(".out*")})
+    def snapshot() -> None:
+        saved.update({path.name: path.read_bytes() for path in target.parent.glob(".out*")})
 
-    convert(source, target, progress=snapshot)
+    commit = writer.Writer.commit
+    with monkeypatch.context() as patched:
+        if at_the_end:
+            patched.setattr(writer.Writer, "commit", lambda self: (snapshot(), commit(self))[1])
+        convert(source, target, progress=lambda _, __, label: snapshot() if label == "writing to disk" else None)
     whole = target.read_bytes()
     target.unlink()
     for name, data in saved.items():
@@ -212,7 +215,7 @@ def test_a_run_killed_just_before_the_renaming_is_not_lost(
 ) -> None:
     """Then the header holds the digests already, and differs from the one that a run begins with."""
     source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
-    whole = _killed(source, target, monkeypatch, at="reading again what was written")
+    whole = _killed(source, target, monkeypatch, at_the_end=True)
     written: list[str] = []
     original = writer.Writer.write_piece
     monkeypatch.setattr(

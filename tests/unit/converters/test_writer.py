@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import Options, convert, execute
+from nvfp4_studio.converters import Options, convert, execute, syncing
 from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters import writer as writer_module
 from nvfp4_studio.converters.errors import ConversionError, SourceError, VerificationError
@@ -283,16 +283,14 @@ def test_a_file_of_somebody_else_in_the_way_is_not_touched(tmp_path: Path) -> No
     assert foreign.read_bytes() == b"half a download"
 
 
-@pytest.mark.parametrize("moment", ["writing to disk", "reading again what was written"])
 @pytest.mark.parametrize("place", [0.01, 0.4, 0.99])
-def test_bytes_that_change_on_the_disk_are_noticed(moment: str, place: float, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
-    save_file({f"blocks.{number}.a.weight": torch.randn(256, 256) for number in range(8)}, source)
+def test_bytes_that_change_on_the_disk_are_noticed(place: float, tmp_path: Path) -> None:
+    source, target = _eight_layers(tmp_path), tmp_path / "out.safetensors"
     flipped: list[bool] = []
 
     def flip(done: int, total: int, label: str) -> None:
         part = tmp_path / ".out.safetensors.part"
-        if label == moment and not flipped:
+        if label == "writing to disk":
             with part.open("r+b") as file:
                 file.seek(int(part.stat().st_size * place))
                 found = file.read(1)
@@ -303,6 +301,42 @@ def test_bytes_that_change_on_the_disk_are_noticed(moment: str, place: float, tm
     with pytest.raises((VerificationError, SourceError)):
         convert(source, target, Options(recipe="weight-only"), progress=flip)
     assert flipped and sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="this system writes at no place")
+@pytest.mark.parametrize("number", [0, 1, 5, -1])
+def test_a_disk_that_keeps_other_bytes_is_noticed(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever write it is, the header's first and last among them, and however far the conversion is."""
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1 << 16)
+    source, target = _eight_layers(tmp_path), tmp_path / "out.safetensors"
+    write = os.pwrite
+    written: list[int] = []
+
+    def counted(handle: int, data: memoryview, start: int) -> int:
+        written.append(len(data))
+        return write(handle, data, start)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    convert(source, target, Options(recipe="weight-only"))
+    target.unlink()
+    wrong = number % len(written)
+    written.clear()
+
+    def other(handle: int, data: memoryview, start: int) -> int:
+        changed = bytearray(data)
+        changed[-1] ^= len(written) == wrong
+        return counted(handle, memoryview(changed), start)
+
+    monkeypatch.setattr(os, "pwrite", other)
+    with pytest.raises(VerificationError, match="gave back other bytes of"):
+        convert(source, target, Options(recipe="weight-only"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
+
+
+def _eight_layers(folder: Path) -> Path:
+    source = folder / "in.safetensors"
+    save_file({f"blocks.{number}.a.weight": torch.randn(256, 256) for number in range(8)}, source)
+    return source
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
