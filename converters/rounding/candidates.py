@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .e2m1 import BLOCK, E2M1_MAX, E4M3_MAX, EXPONENT, encode
+from .e2m1 import BLOCK, E2M1_MAX, E4M3_MAX, EXPONENT, encode, largest_of, packed
 from .scratch import scratch
 
 LARGEST_CODE = 126
@@ -66,13 +66,13 @@ def round_rows(
         Packed E2M1 codes uint8 [R, K/16, 8], the even column in the high nibble, and block scales
         float8_e4m3fn [R, K/16].
     """
-    # The sixteen weights of a block lie one below the other: what is done block by block runs along memory.
-    stored = rows.reshape(rows.shape[0], -1, BLOCK).permute(2, 0, 1)
-    blocks = scratch("blocks", stored.shape, torch.float32, stored.device).copy_(stored)
+    blocks = scratch("blocks", (rows.numel() // BLOCK, BLOCK), torch.float32, rows.device)
+    blocks.copy_(rows.reshape(-1, BLOCK))
     magnitudes = torch.abs(blocks, out=scratch("magnitudes", blocks.shape, torch.float32, blocks.device))
-    scale, total = scales(magnitudes.amax(dim=0), tensor_scale, candidate)
-    codes = codes_of(blocks, total)
-    return (codes[0::2] << 4).bitwise_or_(codes[1::2]).permute(1, 2, 0), scale.to(torch.float8_e4m3fn)
+    scale, total = scales(largest_of(magnitudes), tensor_scale, candidate)
+    codes = packed(codes_of(blocks, total.unsqueeze(1)))
+    stored = scale.to(torch.float8_e4m3fn)
+    return codes.view(len(rows), -1, BLOCK // 2), stored.view(len(rows), -1)
 
 
 def scales(amax: torch.Tensor, tensor_scale: torch.Tensor, candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,7 +95,7 @@ def _all_positive(total: torch.Tensor) -> bool:
 
 
 def codes_of(blocks: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """E2M1 codes uint8 [16, ...] of float32 weights [16, ...] with total scales [...]; 0 where the scale is 0."""
+    """E2M1 codes uint8 of float32 weights with total scales that broadcast to their shape; 0 where the scale is 0."""
     exact = scratch("codes", blocks.shape, torch.float32, blocks.device)
     codes = encode(torch.div(blocks, divisor(total), out=exact).clamp_(-E2M1_MAX, E2M1_MAX))
     return codes if _all_positive(total) else codes.masked_fill_(total == 0, 0)

@@ -67,26 +67,18 @@ class Tables:
 
         The codes are scratch memory of this thread.
         """
-        rows = stored.shape[0]
-        # The eight pairs of a block lie one below the other: what is done block by block runs along memory.
-        pairs = stored.view(torch.uint16).reshape(rows, -1, BLOCK // 2).permute(2, 0, 1)
-        device = stored.device
-        index = scratch("index", pairs.shape, torch.int32, device).copy_(pairs)
-        magnitudes = scratch("pairs", pairs.shape, torch.int32, device)
-        largest = torch.bitwise_and(index, 127, out=magnitudes).amax(dim=0)
-        torch.bitwise_and(index, MAGNITUDE_BITS, out=magnitudes)
-        largest = torch.maximum(largest, magnitudes.amax(dim=0) >> 8)
+        index, largest = pairs_and_largest(stored)
         if not self.values.is_cuda:
             self._learn(largest)
         index += largest * PAIRS
-        packed = scratch("found", index.shape, torch.uint8, device)
-        torch.index_select(self.packed.reshape(-1), 0, index.reshape(-1), out=packed.view(-1))
-        scales = torch.index_select(self.scales, 0, largest.reshape(-1)).reshape(largest.shape)
+        packed = scratch("found", index.shape, torch.uint8, stored.device)
+        torch.index_select(self.packed.view(-1), 0, index.view(-1), out=packed.view(-1))
+        scales = torch.index_select(self.scales, 0, largest.view(-1)).view(largest.shape)
         return packed.permute(1, 2, 0), scales.view(torch.float8_e4m3fn)
 
     def _learn(self, largest: torch.Tensor) -> None:
         """Fill in the rows of the block magnitudes int32 [R, B] that occur for the first time."""
-        present = torch.bincount(largest.reshape(-1), minlength=MAGNITUDES).cpu() > 0
+        present = torch.bincount(largest.view(-1), minlength=MAGNITUDES).cpu() > 0
         new = (present & ~self.known).nonzero().reshape(-1).to(self.values.device)
         if not len(new):
             return
@@ -97,3 +89,18 @@ class Tables:
         self.packed[new] = ((codes << 4).unsqueeze(1) | codes.unsqueeze(2)).flatten(1)
         self.scales[new] = scale.to(torch.float8_e4m3fn).view(torch.uint8)
         self.known |= present
+
+
+def pairs_and_largest(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of FP8 bytes uint8 [R, K]: the pairs of each block one below the other, and the largest byte in it without sign.
+
+    Returns:
+        int32 [8, R, K/16] (scratch memory) and int32 [R, K/16].
+    """
+    # One below the other, because what is done block by block then runs along memory.
+    pairs = stored.view(torch.uint16).reshape(len(stored), -1, BLOCK // 2).permute(2, 0, 1)
+    index = scratch("pairs", pairs.shape, torch.int32, stored.device).copy_(pairs)
+    masked = scratch("masked pairs", pairs.shape, torch.int32, stored.device)
+    low = torch.bitwise_and(index, MAGNITUDES - 1, out=masked).amax(dim=0)
+    high = torch.bitwise_and(index, MAGNITUDE_BITS, out=masked).amax(dim=0)
+    return index, torch.maximum(low, high.bitwise_right_shift_(8))

@@ -21,7 +21,8 @@ from collections.abc import Callable
 import torch
 
 from .candidates import Candidate, codes_of, divisor, scales
-from .e2m1 import BLOCK, E2M1_MAX, round_magnitudes
+from .e2m1 import BLOCK, E2M1_MAX, largest_of, packed, round_magnitudes
+from .fp8_tables import pairs_and_largest
 from .scratch import scratch
 
 OCTAVE_BITS = 7
@@ -59,24 +60,23 @@ def round_rows(
         As ``candidates.round_rows``.
     """
     device = rows.device
-    stored = rows.reshape(len(rows), -1, BLOCK).permute(2, 0, 1)
-    blocks = scratch("blocks", stored.shape, torch.float32, device).copy_(stored)
+    blocks = scratch("blocks", (rows.numel() // BLOCK, BLOCK), torch.float32, device).copy_(rows.reshape(-1, BLOCK))
     magnitudes = torch.abs(blocks, out=scratch("magnitudes", blocks.shape, torch.float32, device))
-    amax = magnitudes.amax(dim=0)
+    amax = largest_of(magnitudes)
     errors, offsets = _bins(candidates, device)
     ideal = (amax / E2M1_MAX / tensor_scale).view(torch.int32)
     octave_bin = (ideal >> (23 - OCTAVE_BITS)).bitwise_and_(OCTAVE_BINS - 1)
     # Just above 255, so that the largest of a block does not miss its bin by a rounding.
-    shares = magnitudes.mul_((SHARES - 1) * (1 + 2**-20) / amax.clamp(min=SMALLEST_AMAX))
-    index = scratch("index", blocks.shape, torch.int32, device).copy_(shares).add_(octave_bin * SHARES)
+    shares = magnitudes.mul_(((SHARES - 1) * (1 + 2**-20) / amax.clamp(min=SMALLEST_AMAX)).unsqueeze(1))
+    index = scratch("index", blocks.shape, torch.int32, device).copy_(shares).add_((octave_bin * SHARES).unsqueeze(1))
     chosen = best(index, errors, channel_weight)
-    offset = torch.index_select(offsets, 0, octave_bin.mul_(len(candidates)).add_(chosen).view(-1)).view(amax.shape)
+    offset = torch.index_select(offsets, 0, octave_bin.mul_(len(candidates)).add_(chosen))
     code = _code(ideal)
     nearest = Candidate().scale(amax, tensor_scale).to(torch.float8_e4m3fn).view(torch.uint8)
     code = torch.where(code < SUBNORMAL, nearest.int(), (code + offset).clamp_(1, LARGEST_CODE))
     scale = code.to(torch.uint8).view(torch.float8_e4m3fn)
-    codes = codes_of(blocks, tensor_scale * scale.float())
-    return (codes[0::2] << 4).bitwise_or_(codes[1::2]).permute(1, 2, 0), scale
+    codes = packed(codes_of(blocks, (tensor_scale * scale.float()).unsqueeze(1)))
+    return codes.view(len(rows), -1, BLOCK // 2), scale.view(len(rows), -1)
 
 
 def byte_rounder(
@@ -102,47 +102,45 @@ def byte_rounder(
     errors = _table([_error(own, divisor(total)) for _, total in tried], magnitudes)
 
     def round_bytes(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        in_rows = stored.reshape(len(stored), -1, BLOCK).permute(2, 0, 1)
-        blocks = scratch("bytes", in_rows.shape, torch.uint8, device).copy_(in_rows)
+        blocks = stored.reshape(-1, BLOCK)
+        largest = pairs_and_largest(stored)[1].view(-1)
         magnitudes = scratch("magnitude bytes", blocks.shape, torch.uint8, device)
         torch.bitwise_and(blocks, MAGNITUDES - 1, out=magnitudes)
-        largest = magnitudes.amax(dim=0).int()
-        index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes).add_(largest * MAGNITUDES)
+        index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes)
+        index += (largest * MAGNITUDES).unsqueeze(1)
         row = best(index, errors, channel_weight).mul_(MAGNITUDES).add_(largest)
-        index.copy_(blocks).add_(row * BYTES)
+        index.copy_(blocks).add_((row * BYTES).unsqueeze(1))
         found = scratch("found", blocks.shape, torch.uint8, device)
         torch.index_select(codes, 0, index.view(-1), out=found.view(-1))
-        scale = torch.index_select(scale_bytes, 0, row.view(-1)).view(row.shape).view(torch.float8_e4m3fn)
-        return (found[0::2] << 4).bitwise_or_(found[1::2]).permute(1, 2, 0), scale
+        scale = torch.index_select(scale_bytes, 0, row).view(torch.float8_e4m3fn)
+        return packed(found).view(len(stored), -1, BLOCK // 2), scale.view(len(stored), -1)
 
     return round_bytes
 
 
 def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor | None) -> torch.Tensor:
-    """Number int32 [R, B] of the candidate with the smallest error in each block, the first of equal ones.
+    """Number int32 [n] of the candidate with the smallest error in each block, the first of equal ones.
 
     Args:
-        index: int32 [16, R, B], each weight's row of the table.
+        index: int32 [n, 16], each weight's row of the table, blocks in the order of rows and channels.
         errors: float32 [rows, C], C at most 16.
-        channel_weight: what the squared error of each channel counts, float32 [B · 16], not negative; None for 1.
+        channel_weight: what the squared error of each channel counts, float32 [K], not negative; None for 1.
     """
-    _, count, blocks = index.shape
     if errors.shape[1] == 2 and channel_weight is None:
         # One look-up of the difference is cheaper than the sum of both.
         gain = scratch("gain", index.shape, torch.float32, index.device)
         torch.index_select(errors[:, 1] - errors[:, 0], 0, index.view(-1), out=gain.view(-1))
-        return (gain.sum(dim=0) < 0).int()
+        return (gain.sum(dim=1) < 0).int()
     weights = None
     if channel_weight is not None:
-        weights = scratch("bag weights", (count, blocks * BLOCK), torch.float32, index.device).copy_(channel_weight)
-        weights = weights.view(-1, BLOCK)
-    bags = scratch("bags", (count, blocks, BLOCK), torch.int32, index.device).copy_(index.permute(1, 2, 0))
-    sums = torch.nn.functional.embedding_bag(bags.view(-1, BLOCK), errors, mode="sum", per_sample_weights=weights)
+        weights = scratch("bag weights", index.shape, torch.float32, index.device)
+        weights.view(-1, len(channel_weight)).copy_(channel_weight)
+    sums = torch.nn.functional.embedding_bag(index, errors, mode="sum", per_sample_weights=weights)
     # Floats that are not negative order like their bits, so the last four give way to the candidate's number: what is
     # no more than 2^-19 of its size apart may count as the same.
     numbers = _numbers(len(sums), sums.shape[1], sums.device)
     least = sums.view(torch.int32).bitwise_and_(~NUMBER_MASK).bitwise_or_(numbers).amin(dim=1)
-    return least.bitwise_and_(NUMBER_MASK).view(count, blocks)
+    return least.bitwise_and_(NUMBER_MASK)
 
 
 @functools.lru_cache(maxsize=8)
