@@ -76,7 +76,7 @@ def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str
     if not shape or 0 in shape or not values.dtype.is_floating_point:
         return None
     features = shape[-1]
-    rows = values.detach().reshape(-1, features)
+    rows = (values.detach() if values.requires_grad else values).reshape(-1, features)
     if rows.dtype.itemsize not in (2, 4):
         rows = rows.to(torch.float32)
     count = rows.shape[0]
