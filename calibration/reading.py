@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import CalibrationError
-from .stored import StoredTensor, stamp
+from .stored import StoredFile, StoredTensor
 
 MAX_FILE_BYTES = 1 << 36
 MAX_EAGER_BYTES = 1 << 30
@@ -21,6 +21,8 @@ MAX_NAME = 1024
 MAX_COUNT = 1 << 53
 """Counts are exact as JSON numbers up to here; 640 of them cannot overflow an int64 sum."""
 MAX_HEADER = 100_000_000
+LOOKS = 5
+"""At a file that others replace."""
 _NAMES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
@@ -32,22 +34,26 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp = stamp(path)
         self._eager = 0
-        if self._stamp[0] > MAX_FILE_BYTES:
-            raise broken(
-                path, f"it has {self._stamp[0]} bytes, more than the {MAX_FILE_BYTES} of the largest calibration"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:  # checks the header in every respect
-                self.metadata: dict[str, str] = file.metadata() or {}
-        except SafetensorError as error:
-            raise broken(path, f"it is no safetensors file ({str(error)[:200]!r})") from error
-        with open(path, "rb") as plain:
-            length = int.from_bytes(plain.read(8), "little")
-            if length > MAX_HEADER:
-                raise broken(path, "its header is too long")
-            self._header: dict[str, Any] = json.loads(plain.read(length))
+        for _ in range(LOOKS):
+            self._file = StoredFile(path)
+            if self._file.size > MAX_FILE_BYTES:
+                raise broken(
+                    path, f"it has {self._file.size} bytes, more than the {MAX_FILE_BYTES} of the largest calibration"
+                )
+            try:
+                with safe_open(path, framework="pt") as file:  # checks the header in every respect
+                    self.metadata: dict[str, str] = file.metadata() or {}
+            except SafetensorError as error:
+                raise broken(path, f"it is no safetensors file ({str(error)[:200]!r})") from error
+            if self._file.has_its_name():  # else another one took its place between two looks
+                break
+        else:
+            raise CalibrationError(f"{path} is being replaced again and again; load it when nothing writes to it.")
+        length = int.from_bytes(self._file.read(0, 8), "little")
+        if length > MAX_HEADER:
+            raise broken(path, "its header is too long")
+        self._header: dict[str, Any] = json.loads(self._file.read(8, length))
         self._start = 8 + length
 
     def shape(self, name: str) -> list[int]:
@@ -64,7 +70,7 @@ class TensorFile:
             kind = self._header[name]["dtype"]
             raise broken(self.path, f"{name} is {kind} {found}, expected {_NAMES[dtype]} {shape}")
         start = self._start + self._header[name]["data_offsets"][0]
-        return StoredTensor(self.path, self._stamp, start, tuple(shape), dtype)
+        return StoredTensor(self._file, start, tuple(shape), dtype)
 
     def read(self, name: str, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
         """A tensor, now."""

@@ -26,10 +26,12 @@ from nvfp4_studio.calibration import (
     load,
     merge_files,
     observe,
+    reading,
     save,
 )
 from nvfp4_studio.calibration.curvature import MAX_ROWS, Curvature
 from nvfp4_studio.calibration.reservoir import ROWS
+from nvfp4_studio.calibration.stored import StoredFile
 
 CPU = torch.device("cpu")
 BINS = torch.arange(16)
@@ -213,16 +215,85 @@ def test_equal_contents_are_stored_once(tmp_path: Path) -> None:
     assert loaded.layers["q"].curvature.parts == loaded.layers["k"].curvature.parts
 
 
-def test_sums_of_a_file_that_was_replaced_are_not_read(tmp_path: Path) -> None:
+@pytest.mark.skipif(not StoredFile.STAYS_OPEN, reason="this system replaces no file that is open")
+@pytest.mark.parametrize("gone", ["replaced", "deleted"])
+def test_a_loaded_calibration_outlives_its_file(tmp_path: Path, gone: str) -> None:
     path = tmp_path / "c.safetensors"
     save(sampling(1), path)
     old = load(path)
-    save(sampling(2).merged(sampling(3)), path)
+    if gone == "replaced":
+        save(sampling(2).merged(sampling(3)), path)
+    else:
+        path.unlink()
+    assert old.same_as(sampling(1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files")
+def test_a_calibration_holds_one_open_file_however_many_layers_and_merges(tmp_path: Path) -> None:
+    def held() -> int:
+        return sum(os.path.realpath(link).startswith(str(tmp_path)) for link in Path("/proc/self/fd").iterdir())
+
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        save(sampling(seed), path)
+    loaded = load(paths[0])
+    assert held() == 1 and len(loaded.layers) > 1
+    total = merge_files([*paths, paths[0]])
+    assert held() == 4, "each load has its own"
+    del loaded
+    assert held() == 3
+    save(total, paths[0])
+    del total
+    assert held() == 0
+    save(sampling(1, "channels"), paths[0])
+    kept = load(paths[0])
+    assert kept.layers and held() == 0, "nothing is left to be read"
+
+
+@pytest.mark.parametrize("stays_open", [False, StoredFile.STAYS_OPEN])
+def test_a_file_that_was_written_over_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays_open: bool
+) -> None:
+    monkeypatch.setattr(StoredFile, "STAYS_OPEN", stays_open)
+    path = tmp_path / "c.safetensors"
+    save(sampling(1), path)
+    old = load(path)
+    assert old.same_as(sampling(1))
+    path.write_bytes(path.read_bytes() + b" ")
     curvature, reservoir = old.layers["q"].curvature, old.layers["q"].reservoir
     assert curvature is not None and reservoir is not None
     for read in (curvature.mean_square, reservoir.values):
-        with pytest.raises(CalibrationError, match="has been replaced since it was loaded; load it again"):
+        with pytest.raises(CalibrationError, match=r"has been changed since it was loaded, .* or use a copy\.$"):
             read()
+
+
+def test_where_open_files_are_not_replaced_a_new_image_is_told_to_what_reads_the_old_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoredFile, "STAYS_OPEN", False)
+    path = tmp_path / "c.safetensors"
+    save(sampling(1), path)
+    reservoir = load(path).layers["q"].reservoir
+    save(sampling(2).merged(sampling(3)), path)
+    assert reservoir is not None
+    with pytest.raises(CalibrationError, match="perhaps by another image; start again while nothing is generated"):
+        reservoir.values()
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.safetensors"
+    save(sampling(1), path)
+    opened = reading.safe_open
+
+    def replacing(*arguments: object, **more: object) -> object:
+        monkeypatch.setattr(reading, "safe_open", opened)
+        save(sampling(2).merged(sampling(3)), path)
+        return opened(*arguments, **more)
+
+    monkeypatch.setattr(reading, "safe_open", replacing)
+    assert load(path).same_as(sampling(2).merged(sampling(3)))
 
 
 def test_samplings_of_very_different_size_keep_a_sum_for_each(tmp_path: Path) -> None:
