@@ -31,7 +31,7 @@ from torch import Tensor
 from nvfp4_studio.calibration import Calibration
 from nvfp4_studio.converters import Options, Plan, Recipe, convert, load_recipe, make_plan, open_source
 from nvfp4_studio.converters.budget import Budget, Totals, choose, permitted, recipe_of, totals_of
-from nvfp4_studio.converters.budget.curve import placed_plan
+from nvfp4_studio.converters.budget.curve import best_of_formats
 from nvfp4_studio.converters.decide import context_of
 from nvfp4_studio.converters.recipe import Rule
 from nvfp4_studio.converters.sensitivity import Sensitivity, choices_of, measure_sensitivity
@@ -119,7 +119,7 @@ class Bench:
         return draw(target, self.seeds, quantize_activations=True)
 
     def totals(self, plan: Plan) -> Totals:
-        placed = placed_plan(self.sensitivity[True], plan)
+        placed = best_of_formats(self.sensitivity[True], plan)
         assert placed is not None
         return totals_of(self.sensitivity[True], placed)
 

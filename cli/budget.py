@@ -143,12 +143,11 @@ def write_budget(made: BudgetedPlan, stem: Path) -> list[Path]:
 
 def plot_of(made: BudgetedPlan) -> Picture:
     """The curve with the chosen plan and the family's recipes."""
-    from ..converters.budget.page import influence_measured
     from ..converters.plots.budget import budget_plot
 
     sensitivity = made.selection.sensitivity
     note = f"{made.selection.budget}: measured with {sensitivity.calibration}, speeds of {sensitivity.kernels}"
-    if not influence_measured(sensitivity):
+    if not sensitivity.influence_measured:
         note += "; sums of the layers' own errors, influence on the output not measured"
     return budget_plot(f"Budgets of {made.plan.source}", note, made.curves)
 

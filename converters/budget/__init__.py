@@ -7,7 +7,7 @@ from .curve import Curves, Point, curves
 from .menu import Permitted
 from .planning import BudgetedPlan, plan_budget, published_recipes, recipe_of
 from .rules import permitted
-from .selection import Selection, Totals, choose, totals_of
+from .selection import Selection, Totals, choose, totals_of, totals_of_plan
 
 __all__ = [
     "Budget",
@@ -25,4 +25,5 @@ __all__ = [
     "published_recipes",
     "recipe_of",
     "totals_of",
+    "totals_of_plan",
 ]

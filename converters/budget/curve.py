@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import POLICIES
-from ..plan import LayerDecision, Plan
-from ..sensitivity import KEEP, LayerSensitivity, Outcome, Sensitivity
+from ..plan import Plan
+from ..sensitivity import Outcome, Sensitivity
+from ..sensitivity.planned import policies_of
 from .budgets import Budget
 from .knapsack import Group, hull_steps
 from .menu import Item
@@ -59,7 +59,7 @@ def curves(selection: Selection, recipes: Mapping[str, Plan]) -> Curves:
     sensitivity, items = selection.sensitivity, selection.items
     points = []
     for name, plan in recipes.items():
-        placed = placed_plan(sensitivity, plan)
+        placed = best_of_formats(sensitivity, plan)
         if placed is not None:
             totals = totals_of(sensitivity, placed)
             of_size, of_speed = Budget("size", totals.bytes), Budget("speed", totals.speed)
@@ -92,29 +92,18 @@ def curve(sensitivity: Sensitivity, items: Sequence[Item], aspect: str) -> tuple
     return tuple(found)
 
 
-def placed_plan(sensitivity: Sensitivity, plan: Plan) -> dict[str, Outcome] | None:
+def best_of_formats(sensitivity: Sensitivity, plan: Plan) -> dict[str, Outcome] | None:
     """The measured outcome of every module in a plan's format, with the rounding of least noise.
 
-    None when a layer's format was not measured. So a recipe is compared by its choice of formats alone.
+    None when a layer's format was not measured. So a recipe is compared by its choice of formats alone;
+    ``sensitivity.outcomes_of_plan`` tells what a plan itself would do.
     """
     decisions = {layer.module: layer for layer in plan.layers if layer.component == "diffusion_model"}
     found = {}
     for layer in sensitivity.layers:
-        decision = decisions.get(layer.module)
-        outcome = _outcome(layer, decision) if decision is not None else None
+        policies = policies_of(decisions[layer.module]) if layer.module in decisions else ()
+        outcome = next((best for policy in policies for best in layer.of_policy(policy)), None)
         if outcome is None:
             return None
         found[layer.module] = outcome
     return found
-
-
-def _outcome(layer: LayerSensitivity, decision: LayerDecision) -> Outcome | None:
-    formats = [{policy for policy, stored in POLICIES.items() if decision.format == stored.NAME}]
-    if decision.action == "copy":
-        # FP8 that stays FP8 is measured as such where ComfyUI quantizes its input, and else as what is kept.
-        formats = [{KEEP}] if decision.full_precision else [*formats, {KEEP}]
-    for wanted in formats:
-        measured = [outcome for outcome in layer.outcomes if outcome.choice.policy in wanted]
-        if measured:
-            return min(measured, key=lambda outcome: outcome.noise)
-    return None

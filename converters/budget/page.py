@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from ..sensitivity import Sensitivity
 from .curve import Curves
 from .menu import Item, Option
 from .planning import BudgetedPlan
@@ -22,7 +21,7 @@ def to_json(made: BudgetedPlan) -> dict[str, Any]:
         "exact": selection.exact,
         "gap": selection.gap,
         "ties": selection.ties,
-        "influence_measured": influence_measured(selection.sensitivity),
+        "influence_measured": selection.sensitivity.influence_measured,
         "file_bytes": made.plan.output_bytes,
         "source_bytes": made.plan.source_bytes,
         **made.curves.to_json(),
@@ -44,17 +43,12 @@ def to_markdown(made: BudgetedPlan) -> str:
         + ("have one format" if selection.ties else "are chosen one by one"),
         f"- layers of the diffusion model: {', '.join(f'{count} {name}' for name, count in plan.count().items())}",
     ]
-    if not influence_measured(sensitivity):
+    if not sensitivity.influence_measured:
         lines.append(
             "- the influence of layers on the output was not measured: figures in dB are sums of the layers' own errors, "
             "good for comparing choices and far below what the output has"
         )
     return "\n".join([*lines, "", *_comparison(made.curves), *_layers(selection)]) + "\n"
-
-
-def influence_measured(sensitivity: Sensitivity) -> bool:
-    """Whether predictions are of the model's output and not only of its layers'."""
-    return any(layer.influence != 1 for layer in sensitivity.layers)
 
 
 def alternatives(item: Item, chosen: Option) -> list[Option]:

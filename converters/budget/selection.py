@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
-from ..sensitivity import KEEP, Choice, Outcome, Sensitivity, decibels
+from ..plan import Plan
+from ..sensitivity import KEEP, Choice, Outcome, Sensitivity, decibels, outcomes_of_plan
 from .budgets import Budget
 from .knapsack import Group, Indices, Numbers, Solution, solve
 from .menu import Item, Permitted, menu
@@ -125,6 +126,13 @@ def best_within(sensitivity: Sensitivity, items: tuple[Item, ...], budget: Budge
 def totals_of(sensitivity: Sensitivity, chosen: Mapping[str, Outcome]) -> Totals:
     """Size, speed and error of a choice for every module."""
     return Totals(sensitivity.bytes_of(chosen), sensitivity.speed_of(chosen), sensitivity.error_of(chosen))
+
+
+def totals_of_plan(sensitivity: Sensitivity, plan: Plan) -> Totals | None:
+    """The same of a plan as it would be written, rounding and all; None when a layer of it was not measured so."""
+    measured = outcomes_of_plan(sensitivity, plan)
+    chosen = {module: outcome for module, outcome in measured.items() if outcome is not None}
+    return totals_of(sensitivity, chosen) if len(chosen) == len(measured) else None
 
 
 def outcomes_of(items: Sequence[Item], chosen: Sequence[int]) -> dict[str, Outcome]:

@@ -8,7 +8,18 @@ from . import convrot_w4a4, fp8, int8, mxfp8, nvfp4, w4a8_int8
 from .format import Encoding, Fields, Format, InputScale, Rows, Stored
 from .weight import Weight
 
-__all__ = ["FORMATS", "POLICIES", "Encoding", "Fields", "Format", "InputScale", "Rows", "Stored", "Weight"]
+__all__ = [
+    "FORMATS",
+    "POLICIES",
+    "Encoding",
+    "Fields",
+    "Format",
+    "InputScale",
+    "Rows",
+    "Stored",
+    "Weight",
+    "policy_of",
+]
 
 FORMATS: Mapping[str, Format] = {
     fp8.NAME: fp8,
@@ -23,3 +34,16 @@ FORMATS: Mapping[str, Format] = {
 
 POLICIES: Mapping[str, Format] = {policy: stored for stored in FORMATS.values() for policy in stored.POLICIES}
 """By the name that a recipe asks for."""
+
+
+def policy_of(name: str, tag: Fields) -> str | None:
+    """The policy that asks for a format with these fields of its tag: of those that fit the one that says most.
+
+    None where no policy asks for it: a plain dtype, E5M2, or a variant that is carried over and never written.
+    """
+    fitting = [
+        policy
+        for policy, stored in POLICIES.items()
+        if name == stored.NAME and stored.POLICIES[policy].items() <= tag.items()
+    ]
+    return max(fitting, key=lambda policy: len(POLICIES[policy].POLICIES[policy]), default=None)

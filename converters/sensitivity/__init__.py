@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         save_influence,
     )
     from .measuring import measure_and_save, measure_sensitivity
+    from .planned import outcome_of, outcomes_of_plan
     from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
     from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 
@@ -49,6 +50,8 @@ __all__ = [
     "measure_and_save",
     "measure_sensitivity",
     "merged_influence",
+    "outcome_of",
+    "outcomes_of_plan",
     "save",
     "save_influence",
     "source_fingerprint",
@@ -73,6 +76,7 @@ exports(
             "save_influence",
         ),
         "measuring": ("measure_and_save", "measure_sensitivity"),
+        "planned": ("outcome_of", "outcomes_of_plan"),
         "values": ("Choice", "KEEP", "LayerSensitivity", "Outcome", "Sensitivity", "decibels"),
         "weighting": ("DEFAULT_WEIGHTING", "WEIGHTINGS"),
     },

@@ -34,7 +34,6 @@ def main_policy(layers: Sequence[LayerSensitivity]) -> str:
 
 def _head(found: Sensitivity, free: Sequence[LayerSensitivity]) -> Section:
     rows = sum(layer.rows for layer in free)
-    known = found.details.get("influence", "not measured")
     lines = (
         f"{found.source}: {counted(len(free), 'layer')} measured on {rows} rows of calibration {found.calibration}, "
         f"{len(found.layers) - len(free)} without a choice.",
@@ -44,8 +43,8 @@ def _head(found: Sensitivity, free: Sequence[LayerSensitivity]) -> Section:
         f"Times are predicted by the table {found.kernels} ({found.details.get('kernels', 'unknown here')}), not measured.",
         "Influence of layers on the model's output: not measured, so errors are those of each layer alone and totals far "
         "above the model's true error. The node NVFP4 Calibrate measures it with influence switched on."
-        if known == "not measured"
-        else f"Influence of layers on the model's output: {known}.",
+        if not found.influence_measured
+        else f"Influence of layers on the model's output: {found.details.get('influence', 'measured')}.",
     )
     return Section("Sensitivity", lines)
 

@@ -118,6 +118,16 @@ class Sensitivity:
     details: Mapping[str, str] = field(default_factory=dict)
     """What else a reader should know, in words: device, time taken."""
 
+    @property
+    def choices(self) -> frozenset[Choice]:
+        """The choices that any layer has."""
+        return frozenset(outcome.choice for layer in self.layers for outcome in layer.outcomes)
+
+    @property
+    def influence_measured(self) -> bool:
+        """Whether sums of shares are of the model's output and not only of its layers'."""
+        return any(layer.influence != 1 for layer in self.layers)
+
     def layer(self, module: str) -> LayerSensitivity | None:
         return next((layer for layer in self.layers if layer.module == module), None)
 

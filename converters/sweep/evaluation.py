@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..fidelity import OUTPUTS, grade_limits, grade_of
-from ..formats import POLICIES, nvfp4
-from ..plan import LayerDecision, Options, Plan
-from ..sensitivity import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
+from ..plan import Options
+from ..sensitivity import KEEP, Outcome, Sensitivity, decibels
 
 PHASES = ((7.5, 1), (3.9, 2), (0.0, 3))
 """By bits for each changed weight, scales included: eight and more, about four (mixtures with eight too), fewer."""
@@ -119,33 +118,6 @@ class SweepResult:
     def row(self, name: str) -> Row | None:
         """By name or id."""
         return next((row for row in self.rows if name in (row.name, row.id)), None)
-
-
-def outcomes_of_plan(sensitivity: Sensitivity, plan: Plan) -> dict[str, Outcome]:
-    """The measured outcome of every layer as a plan would write it.
-
-    Where a method did worse than nearest on held-out rows a conversion takes nearest, and so does this. A pre_quant_scale
-    or a gain that was not measured counts as nothing. A layer whose format could not be measured counts as it is.
-    """
-    decisions = {layer.module: layer for layer in plan.layers if layer.component == "diffusion_model"}
-    return {
-        layer.module: _outcome(layer, decisions[layer.module]) if layer.module in decisions else layer.outcomes[0]
-        for layer in sensitivity.layers
-    }
-
-
-def _outcome(layer: LayerSensitivity, decision: LayerDecision) -> Outcome:
-    policies = {policy for policy, stored in POLICIES.items() if decision.format == stored.NAME}
-    if decision.action == "copy" and (decision.full_precision or not layer.of_policy(decision.format)):
-        policies = {KEEP}
-    found = [outcome for outcome in layer.outcomes if outcome.choice.policy in policies]
-    if policies == {nvfp4.NAME}:
-        asked = Choice(nvfp4.NAME, decision.rounding, decision.pre_quant_exponent, decision.gain)
-        for choice in (asked, Choice(nvfp4.NAME, decision.rounding), Choice(nvfp4.NAME, "nearest")):
-            outcome = layer.outcome(choice)
-            if outcome is not None:
-                return outcome
-    return found[0] if found else layer.outcomes[0]
 
 
 def evaluated(

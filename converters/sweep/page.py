@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from ...calibration import Section
-from ..budget.page import influence_measured
 from ..fidelity import OUTPUTS, grade_words
 from ..sensitivity import WEIGHTINGS
 from .evaluation import PHASE_TITLES, Row, SweepResult
@@ -17,7 +16,7 @@ def sweep_sections(found: SweepResult) -> list[Section]:
     """What was compared, the configurations by phase, and what could not be planned."""
     sensitivity = found.sensitivity
     error = "that of the model's output, predicted"
-    if not influence_measured(sensitivity):
+    if not sensitivity.influence_measured:
         error = "the sum of the layers' own, far above that of the model's output: influence was not measured"
     lines = (
         f"{len(found.rows) - 1} configurations of {found.source}, predicted from the outputs of its layers on the rows "

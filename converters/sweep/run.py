@@ -14,10 +14,10 @@ from ..decide import context_of, make_plan
 from ..errors import PlanError
 from ..pipeline import Progress, never, no_progress
 from ..plan import Options
-from ..sensitivity import KEEP, Outcome, Sensitivity
+from ..sensitivity import KEEP, Outcome, Sensitivity, outcomes_of_plan
 from ..source import Source
 from .configurations import Asked, Configuration, configurations
-from .evaluation import Row, SweepResult, evaluated, outcomes_of_plan, ranked
+from .evaluation import Row, SweepResult, evaluated, ranked
 from .simulated import SIMULATED
 from .simulating import Simulated, simulate
 
@@ -105,7 +105,9 @@ def _row(
     else:
         made = replace(options, recipe=one.recipe, rounding=one.rounding)
         plan = make_plan(source, made, calibration, calibration_name)
-        chosen = outcomes_of_plan(sensitivity, plan)
+        measured = outcomes_of_plan(sensitivity, plan, complete=True)
+        # A layer whose format could not be measured counts as it is.
+        chosen = {layer.module: measured[layer.module] or layer.outcomes[0] for layer in sensitivity.layers}
     size = plan.output_bytes
     if one.simulated:
         changed = {module for module, outcome in chosen.items() if outcome.choice.policy != KEEP} & simulated.keys()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ...calibration import Calibration
 from ...converters import DEFAULT_ROUNDING, Options, Plan, Recipe, Source, detect_family, load_recipe, make_plan
-from ...converters.budget import Curves, Totals, parse_budget, plan_budget, totals_of
-from ...converters.budget.curve import placed_plan
+from ...converters.budget import Curves, Totals, parse_budget, plan_budget, totals_of_plan
 from ...converters.errors import SensitivityError
 from ...converters.pins import Pin
 from ...converters.recipe import with_pins
@@ -69,8 +68,7 @@ def decide(wanted: Asked, source: Source) -> Decided:
         found = plan_budget(source, options, calibration, wanted.calibration, sensitivity, budget)
         return Decided(found.plan, found.recipe, base, calibration, sensitivity, found.selection.totals, found.curves)
     plan = make_plan(source, options, calibration, wanted.calibration)
-    placed = placed_plan(sensitivity, plan) if sensitivity is not None else None
-    totals = totals_of(sensitivity, placed) if sensitivity is not None and placed is not None else None
+    totals = totals_of_plan(sensitivity, plan) if sensitivity is not None else None
     return Decided(plan, base, base, calibration, sensitivity, totals, None)
 
 

@@ -30,7 +30,8 @@ def _answer(decided: Decided, parts: Mapping[str, Part], wanted: Asked) -> dict[
     plan, sensitivity = decided.plan, decided.sensitivity
     measured = {layer.module: layer for layer in sensitivity.layers} if sensitivity is not None else {}
     inside = [layer for layer in plan.layers if layer.component == "diffusion_model"]
-    found = {layer.module: expected(layer, measured.get(layer.module)) for layer in inside}
+    known = sensitivity.choices if sensitivity is not None else frozenset()
+    found = {layer.module: expected(layer, measured.get(layer.module), known) for layer in inside}
     whole = sum(one.share for one in found.values())
     return {
         "family": plan.family,
@@ -58,11 +59,7 @@ def _answer(decided: Decided, parts: Mapping[str, Part], wanted: Asked) -> dict[
 
 def _quality(decided: Decided) -> float | None:
     """The predicted error of the model's output in dB, where it was measured how layers' errors reach it."""
-    if (
-        decided.totals is None
-        or decided.sensitivity is None
-        or all(layer.influence == 1.0 for layer in decided.sensitivity.layers)
-    ):
+    if decided.totals is None or decided.sensitivity is None or not decided.sensitivity.influence_measured:
         return None
     return decided.totals.to_json()["quality_db"]
 

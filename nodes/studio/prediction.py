@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ...converters import LayerDecision
-from ...converters.formats import POLICIES
-from ...converters.sensitivity import KEEP, Choice, LayerSensitivity, decibels
+from ...converters.sensitivity import Choice, LayerSensitivity, decibels, outcome_of
 from ...converters.typical import typical_sqnr_db
 
 
@@ -31,37 +30,17 @@ class Expected:
         return decibels(self.error) if self.error > 0 else None
 
 
-def expected(layer: LayerDecision, measured: LayerSensitivity | None) -> Expected:
-    """What to expect of one layer."""
+def expected(layer: LayerDecision, measured: LayerSensitivity | None, known: Container[Choice] = ()) -> Expected:
+    """What to expect of one layer. ``known``: the choices that the sensitivity has of any layer, see ``outcome_of``."""
     if measured is not None and not measured.fixed:
-        for choice in _choices(layer):
-            outcome = measured.outcome(choice)
-            if outcome is not None:
-                return Expected(measured.error(outcome), measured.share(outcome), True)
+        outcome = outcome_of(measured, layer, known)
+        if outcome is not None:
+            return Expected(measured.error(outcome), measured.share(outcome), True)
     if layer.action != "quantize":
         return Expected(0.0, 0.0, False)
     typical = typical_sqnr_db(layer.format, layer.rounding)
     error = 10 ** (-typical / 10) if typical is not None else 0.0
     return Expected(error, error, False)
-
-
-def _choices(layer: LayerDecision) -> list[Choice]:
-    """What a measurement calls the decision. FP8 that stays FP8 was measured as such where its input is quantized."""
-    if layer.action != "quantize":
-        quantized = layer.tag is not None and not layer.full_precision and layer.format in POLICIES
-        return [Choice(layer.format), Choice(KEEP)] if quantized else [Choice(KEEP)]
-    return [Choice(_policy(layer), layer.rounding, layer.pre_quant_exponent, layer.gain)]
-
-
-def _policy(layer: LayerDecision) -> str:
-    """The policy that asks for this format, tag included."""
-    tag = layer.tag or {}
-    fitting = [
-        policy
-        for policy, stored in POLICIES.items()
-        if layer.format == stored.NAME and all(tag.get(key) == value for key, value in stored.POLICIES[policy].items())
-    ]
-    return max(fitting, key=lambda policy: len(POLICIES[policy].POLICIES[policy]))
 
 
 def total(found: Iterable[Expected], quality_db: float | None) -> dict[str, Any]:

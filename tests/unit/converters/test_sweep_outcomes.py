@@ -10,11 +10,20 @@ from typing import Any, cast
 
 import pytest
 
+from nvfp4_studio.converters.budget import totals_of_plan
+from nvfp4_studio.converters.budget.curve import best_of_formats
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.plan import LayerDecision, Plan
-from nvfp4_studio.converters.sensitivity import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, from_json
+from nvfp4_studio.converters.sensitivity import (
+    KEEP,
+    Choice,
+    LayerSensitivity,
+    Outcome,
+    Sensitivity,
+    from_json,
+    outcomes_of_plan,
+)
 from nvfp4_studio.converters.sensitivity.page import sensitivity_sections
-from nvfp4_studio.converters.sweep.evaluation import outcomes_of_plan
 
 DECISION = LayerDecision(
     name="a",
@@ -45,9 +54,10 @@ def measured(*choices: Choice) -> Sensitivity:
     return Sensitivity("m", "0", "flux", "c", "p99.9", "uniform", "gpu", 1000, 1.0, (layer,))
 
 
-def predicted(sensitivity: Sensitivity, **changed: Any) -> Choice:
+def predicted(sensitivity: Sensitivity, *, complete: bool = True, **changed: Any) -> Choice | None:
     plan = cast(Plan, SimpleNamespace(layers=(replace(DECISION, **changed),)))
-    return outcomes_of_plan(sensitivity, plan)["a"].choice
+    outcome = outcomes_of_plan(sensitivity, plan, complete=complete)["a"]
+    return outcome.choice if outcome is not None else None
 
 
 NEAREST, WEIGHTED, GPTQ = (Choice("nvfp4", name) for name in ("nearest", "weighted", "gptq"))
@@ -56,6 +66,45 @@ NEAREST, WEIGHTED, GPTQ = (Choice("nvfp4", name) for name in ("nearest", "weight
 def test_a_method_that_did_worse_than_nearest_counts_as_nearest() -> None:
     assert predicted(measured(WEIGHTED, NEAREST)) == NEAREST
     assert predicted(measured(GPTQ, NEAREST)) == GPTQ
+
+
+def test_the_rounding_that_is_planned_counts_and_not_the_closest() -> None:
+    sensitivity = measured(GPTQ, NEAREST)
+    assert predicted(sensitivity, complete=False, rounding="nearest") == NEAREST
+    errors = []
+    for rounding in ("gptq", "nearest", "block-search"):
+        totals = totals_of_plan(sensitivity, cast(Plan, SimpleNamespace(layers=(replace(DECISION, rounding=rounding),))))
+        errors.append(totals and totals.error)
+    assert errors == [0.01, 0.02, None]
+
+
+def test_a_method_that_lost_is_told_from_one_that_was_not_measured() -> None:
+    first = measured(NEAREST)
+    assert predicted(first, complete=False) is None
+    other = replace(measured(GPTQ).layers[0], name="b", module="b")
+    both = replace(first, layers=(*first.layers, other))
+    assert predicted(both, complete=False) == NEAREST
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_variants_of_one_format_are_told_apart_by_their_tags(order: int) -> None:
+    plain, rotated = Choice("int8_tensorwise"), Choice("int8_convrot")
+    sensitivity = measured(*(plain, rotated)[::order])
+    fields = {"convrot": True, "convrot_groupsize": 256}
+    for choice, tag in ((plain, {}), (rotated, fields)):
+        told = {"format": "int8_tensorwise", "tag": {"format": "int8_tensorwise", **tag}, "rounding": ""}
+        assert predicted(sensitivity, **told) == choice
+        plan = cast(Plan, SimpleNamespace(layers=(replace(DECISION, **told),)))
+        placed = best_of_formats(sensitivity, plan)
+        assert placed is not None and placed["a"].choice == choice
+
+
+def test_fp8_that_stays_counts_as_it_is_computed() -> None:
+    fp8 = Choice("float8_e4m3fn")
+    told = {"action": "copy", "format": "float8_e4m3fn", "rounding": ""}
+    assert predicted(measured(fp8), **told, tag={"format": "float8_e4m3fn"}) == fp8
+    assert predicted(measured(fp8), **told, tag={"full_precision_matrix_mult": True}) == Choice(KEEP)
+    assert predicted(measured(fp8), **told, tag=None) == Choice(KEEP)
 
 
 def test_a_pinned_pre_quant_scale_and_gain_count_where_they_were_measured() -> None:
