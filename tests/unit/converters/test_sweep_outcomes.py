@@ -73,7 +73,9 @@ def test_the_rounding_that_is_planned_counts_and_not_the_closest() -> None:
     assert predicted(sensitivity, complete=False, rounding="nearest") == NEAREST
     errors = []
     for rounding in ("gptq", "nearest", "block-search"):
-        totals = totals_of_plan(sensitivity, cast(Plan, SimpleNamespace(layers=(replace(DECISION, rounding=rounding),))))
+        totals = totals_of_plan(
+            sensitivity, cast(Plan, SimpleNamespace(layers=(replace(DECISION, rounding=rounding),)))
+        )
         errors.append(totals and totals.error)
     assert errors == [0.01, 0.02, None]
 
