@@ -127,6 +127,30 @@ def sensitivity_text(found: Sensitivity, name: str) -> str:
     return "\n".join(lines)
 
 
+def plan_notes(device: Mapping[str, Any], *, nvfp4: bool) -> list[str]:
+    """What this machine's GPU (``hardware.described``) makes of a planned file; nothing where it is not NVIDIA's."""
+    emulated = (
+        f"{device['name']} does not compute in NVFP4: ComfyUI decodes these layers on every call and multiplies in full "
+        "precision, which saves memory there, not time."
+    )
+    found = [emulated] if nvfp4 and device["capability"] and not device["nvfp4"] else []
+    return [*found, *filter(None, [kernels_text(device)])]
+
+
+def kernels_text(device: Mapping[str, Any]) -> str:
+    """What a GPU lacks without comfy-kitchen's CUDA kernels, and how to have them; empty where they are used.
+
+    ComfyUI 0.33 switches them off below CUDA 13 (``comfy/quant_ops.py``).
+    """
+    if device["kernels"] is not False:
+        return ""
+    if int(device["cuda"].partition(".")[0]) < 13:
+        cause = f"they need a PyTorch for CUDA 13 (cu130) or newer, and this one is for CUDA {device['cuda']}"
+    else:
+        cause = "ComfyUI's log tells why"
+    return f"{device['name']} computes without comfy-kitchen's CUDA kernels, so quantized layers are slower than predicted: {cause}."
+
+
 def _other_formats(summary: Mapping[str, Any]) -> list[str]:
     counts: Mapping[str, int] = summary.get("formats", {})
     return [f"{count} {name}" for name, count in counts.items() if name != "nvfp4" and not name.startswith("float8")]

@@ -48,12 +48,17 @@ def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None)
         "told_by": "nvfp4-studio on the server" if first is not None else "the device's name",
         "vram_bytes": _whole(device.get("vram_total")) if kind != "cpu" else None,
         "ram_bytes": _whole(system.get("ram_total")),
-        "meaning": meaning(name, nvfp4),
+        "meaning": meaning(name, nvfp4, kernels=(first or {}).get("kernels") is not False),
     }
 
 
-def meaning(device: str, nvfp4: bool | None) -> str:
-    """What quality and speed measured on this device say."""
+def meaning(device: str, nvfp4: bool | None, *, kernels: bool = True) -> str:
+    """What quality and speed measured on this device say; ``kernels``: ComfyUI uses comfy-kitchen's CUDA kernels there."""
+    if nvfp4 and not kernels:
+        return (
+            f"The {device} has NVFP4 tensor cores, but ComfyUI computed without comfy-kitchen's CUDA kernels, which need a PyTorch "
+            "for CUDA 13 (cu130) or newer: quality is that of this file on such a GPU, the times are longer than they need be."
+        )
     if nvfp4:
         return (
             f"The {device} has NVFP4 tensor cores: weights and activations were NVFP4 in the multiplications, and times and "

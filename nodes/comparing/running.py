@@ -14,6 +14,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...converters.pictures import relative_rms
 from .. import host
+from ..texts import kernels_text
 from .formats import hardware_note, what_runs
 from .outcome import Latents, Outcome
 from .sampling import Sampled, Settings, flat, sample_both
@@ -48,7 +49,8 @@ def compared(
         "settings": asdict(settings),
         "hardware": {"first": ran[0].as_json(), "second": ran[1].as_json()},
     }
-    notes = [note for note in (hardware_note(ran[1]), _schedule_note(sampled), _kept_note(sampled)) if note]
+    of_hardware = (hardware_note(ran[1]), kernels_text(ran[1].device))
+    notes = [note for note in (*of_hardware, _schedule_note(sampled), _kept_note(sampled)) if note]
     if vae is None:
         outcome = Outcome(**found, notes=[NO_VAE, *notes])
         image = as_image(with_trajectory(None, outcome)) if sampled.steps else torch.ones(1, 8, 8, 3)

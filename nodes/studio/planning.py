@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...converters import LayerDecision
-from .. import host
+from .. import hardware, host
 from ..recipes import AUTO
+from ..texts import plan_notes
 from .anatomy import Part, anatomy
 from .asked import Asked, asked
 from .deciding import Decided, decide
@@ -41,7 +42,7 @@ def _answer(decided: Decided, parts: Mapping[str, Part], wanted: Asked) -> dict[
         "source_bytes": plan.source_bytes,
         "output_bytes": plan.output_bytes,
         "formats": plan.count(),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *plan_notes(hardware.own_device(), nvfp4="nvfp4" in plan.count())],
         "repairs": list(plan.repairs),
         "summary": {
             "ratio": plan.output_bytes / max(1, plan.source_bytes),

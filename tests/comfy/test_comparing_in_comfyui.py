@@ -78,3 +78,9 @@ def test_what_a_device_without_tensor_cores_makes_of_nvfp4_is_said(found: dict[s
     assert layers["total"] == layers["emulated"] > 0 and found["runs"]["device"]["nvfp4"] is False
     assert f"{layers['total']} nvfp4" in found["note"] and "full precision" in found["note"]
     assert found["source_note"] == "", "the demo's FP8 layers ask for full precision themselves"
+
+
+def test_comfyui_tells_whether_cuda_kernels_are_used(found: dict[str, Any]) -> None:
+    assert found["kernels"] == [[False, True, False], None], (
+        "ComfyUI switches them off where PyTorch is not for CUDA 13"
+    )

@@ -40,6 +40,8 @@ ALWAYS_SEEN = {
         "coverage_text",
         "sensitivity_text",
         "idle_text",
+        "plan_notes",
+        "kernels_text",
     ),
     "nodes/studio/deciding.py": ("BY_HAND",),
     "nodes/studio/prediction.py": ("total",),

@@ -11,6 +11,7 @@ from bootstrap import REQUEST, answer, load_pack
 import comfy.model_management as management
 import comfy.nested_tensor
 import comfy.patcher_extension
+import comfy.quant_ops
 import comfy.sample
 import comfy.sd
 import torch
@@ -22,7 +23,7 @@ load_pack()
 from custom_nodes_nvfp4.converters import Options, convert
 from custom_nodes_nvfp4.converters.pictures import relative_rms
 from custom_nodes_nvfp4.demo.conditioning import class_conditioning
-from custom_nodes_nvfp4.nodes import host
+from custom_nodes_nvfp4.nodes import hardware, host
 from custom_nodes_nvfp4.nodes.comparing import running, sampling
 from custom_nodes_nvfp4.nodes.comparing.formats import hardware_note, what_runs
 from custom_nodes_nvfp4.nodes.comparing.shown import Pictures
@@ -31,6 +32,20 @@ SOURCE = Path(REQUEST["pack"]) / "demo" / "assets" / "digits-flux-fp8.safetensor
 TARGET = Path(REQUEST["work"]) / "digits-nvfp4.safetensors"
 convert(SOURCE, TARGET, Options(rounding="nearest"))
 SETTINGS = sampling.Settings(seed=7, steps=5, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0)
+
+
+def kernels_by_registry() -> list[bool]:
+    """Whether CUDA kernels are used: here, where the registry has them and they are on, and where they are switched off."""
+    registry = comfy.quant_ops.ck.registry
+    backends, disabled, found = dict(registry._backends), set(registry._disabled), [hardware.cuda_kernels()]
+    try:
+        registry.register("cuda", None, {})
+        for switch in (registry.enable, registry.disable):
+            switch("cuda")
+            found.append(hardware.cuda_kernels())
+    finally:
+        registry._backends, registry._disabled = backends, disabled
+    return found
 
 
 def loaded() -> list[int]:
@@ -173,5 +188,6 @@ with torch.inference_mode():
     ran = what_runs(pair[1])
     answers["runs"], answers["note"] = ran.as_json(), hardware_note(ran)
     answers["source_note"] = hardware_note(what_runs(pair[0]))
+answers["kernels"] = [kernels_by_registry(), hardware.own_device()["kernels"]]
 
 answer(**answers)

@@ -182,6 +182,18 @@ def test_the_pack_on_the_server_is_believed_more_than_a_name() -> None:
     assert found["nvfp4"] is True and found["device"] == "NVIDIA X" and found["capability"] == [12, 0]
 
 
+def test_times_without_comfy_kitchens_cuda_kernels_are_told_as_such() -> None:
+    device = {"name": "RTX 5090", "capability": [12, 0], "nvfp4": True, "fp8": True}
+    said = [
+        described_hardware({"devices": [{**CUDA, "name": "RTX 5090"}]}, {"devices": [{**device, "kernels": kernels}]})[
+            "meaning"
+        ]
+        for kernels in (True, False)
+    ]
+    assert "times and quality are those of this file" in said[0]
+    assert "CUDA 13 (cu130)" in said[1] and "the times are longer" in said[1]
+
+
 def test_memory_is_told_as_used_and_a_cpu_has_none_of_its_own() -> None:
     system = {"ram_total": 10, "ram_free": 4}
     assert used({"system": system, "devices": [CUDA]}) == {"ram": 6, "vram": 60, "torch": 30}

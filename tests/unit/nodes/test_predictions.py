@@ -77,6 +77,12 @@ def test_wide_layers_in_a_faster_format_are_faster(checkpoint: Path) -> None:
     assert speeds[0] > speeds[1] > 0
 
 
+def test_without_tensor_cores_for_nvfp4_a_model_is_slower_than_in_fp8(checkpoint: Path) -> None:
+    plan = planned(checkpoint, "nvfp4")
+    wide = replace(plan, layers=tuple(replace(layer, shape=(8192, 8192)) for layer in plan.layers if layer.rounding))
+    assert 0.55 < predicted_speed(wide, None, available_tables()["rtx-4090"])["predicted"] < 0.65
+
+
 def test_rows_are_those_that_were_seen_or_guessed_from_the_name(checkpoint: Path) -> None:
     plan = planned(checkpoint, "nvfp4")
     assert rows_of(layer_of(plan, "attn.q"), None) == ROWS and rows_of(layer_of(plan, "modulation.1"), None) == 1

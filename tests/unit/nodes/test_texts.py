@@ -80,3 +80,23 @@ def test_a_conversion_shows_size_ratio_errors_and_warnings() -> None:
 
 def test_sizes_are_said_as_people_say_them() -> None:
     assert [texts.size(n) for n in (12, 8_400, 8_400_000, 27.1e9)] == ["12 B", "8.4 KB", "8.4 MB", "27.1 GB"]
+
+
+BLACKWELL = {"name": "RTX 5090", "capability": [12, 0], "kernels": True, "cuda": "13.0", "nvfp4": True}
+"""As ``hardware.described`` tells of it."""
+
+
+def test_a_plan_says_what_this_machines_gpu_cannot_do() -> None:
+    ada = {**BLACKWELL, "name": "RTX 4090", "capability": [8, 9], "nvfp4": False}
+    cpu = {"name": "cpu", "capability": None, "kernels": None, "cuda": None, "nvfp4": False}
+    assert texts.plan_notes(BLACKWELL, nvfp4=True) == texts.plan_notes(cpu, nvfp4=True) == []
+    (note,) = texts.plan_notes(ada, nvfp4=True)
+    assert note.startswith("RTX 4090 does not compute in NVFP4") and texts.plan_notes(ada, nvfp4=False) == []
+
+
+def test_missing_cuda_kernels_are_told_with_the_way_to_them() -> None:
+    (old,) = texts.plan_notes({**BLACKWELL, "kernels": False, "cuda": "12.8"}, nvfp4=True)
+    assert (
+        "slower than predicted: they need a PyTorch for CUDA 13 (cu130) or newer, and this one is for CUDA 12.8." in old
+    )
+    assert texts.kernels_text({**BLACKWELL, "kernels": False}).endswith("ComfyUI's log tells why.")
