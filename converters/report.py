@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .. import __version__
 from ..calibration.files import write_atomically
@@ -122,7 +123,7 @@ class Report:
         written = [stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".md")]
         write_atomically(written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
         pictures = self.pictures()
-        links = "".join(f"![{name}]({stem.name}-{name}.png)\n\n" for name in pictures)
+        links = "".join(f"![{name}]({quote(stem.name)}-{name}.png)\n\n" for name in pictures)
         write_atomically(written[1], self.to_markdown().replace("## By kind", links + "## By kind", 1).encode())
         for name, picture in pictures.items():
             written.append(stem.with_name(f"{stem.name}-{name}.png"))

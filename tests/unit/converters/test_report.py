@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -16,15 +18,15 @@ Checkpoint = Callable[..., Path]
 
 
 def test_every_layer_with_format_reason_and_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    source, target = checkpoint("scaled"), tmp_path / "out (v1).safetensors"
     report = convert(source, target)
     paths = report.write(report_stem(target))
     assert [path.name for path in paths] == [
-        "out.report.json",
-        "out.report.md",
-        "out.report-size.png",
-        "out.report-map.png",
-        "out.report-error.png",
+        "out (v1).report.json",
+        "out (v1).report.md",
+        "out (v1).report-size.png",
+        "out (v1).report-map.png",
+        "out (v1).report-error.png",
     ]
     data = json.loads(paths[0].read_text())
     layers = {layer["name"]: layer for layer in data["plan"]["layers"]}
@@ -39,7 +41,8 @@ def test_every_layer_with_format_reason_and_error(checkpoint: Checkpoint, tmp_pa
     )
     page = paths[1].read_text()
     assert all(f"| {name} |" in page for name in layers)
-    assert "out.report-error.png" in page
+    shown = re.findall(r"!\[\w+\]\(([^\s()]+)\)", page)
+    assert [unquote(link) for link in shown] == [path.name for path in paths[2:]]
     for path in paths[2:]:
         with Image.open(path) as image:
             assert image.width >= 800 and len(image.getcolors(100_000)) > 2
