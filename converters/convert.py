@@ -24,7 +24,7 @@ from .plan import Options, Plan
 from .report import Report
 from .searching import with_pre_quant
 from .source import Source, open_source
-from .target import check_target, search_name, temporary_names
+from .target import check_space, check_target, search_name, temporary_names
 from .verify import Verification, verify_sources
 from .writer import Writer
 
@@ -44,7 +44,8 @@ def convert(
 ) -> Report:
     """Convert a checkpoint and return the report of the verified file.
 
-    The target appears only when it is complete and verified; the source is opened for reading only.
+    The target appears only when it is complete and verified; the source is opened for reading only. An error leaves
+    nothing behind but what was searched before it, with which the next call for the same target goes on.
 
     Args:
         source_path: whatever ``open_source`` takes: a file, an index of shards or a folder.
@@ -93,6 +94,7 @@ def convert(
             device=chosen,
             workers=workers,
             unfinished=search_name(target),
+            planned=lambda plan: check_space(target, plan.output_bytes),
             progress=progress,
             cancelled=cancelled,
         )

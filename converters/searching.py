@@ -19,7 +19,7 @@ from .formats import nvfp4
 from .held_out import search_pre_quant
 from .pins import MAX_REASON, Pin
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
-from .plan import LayerDecision, Options
+from .plan import LayerDecision, Options, Plan
 from .recipe import with_pins
 from .rounding import SEARCH, pre_quant
 from .sensitivity.document import Reader
@@ -46,6 +46,7 @@ def with_pre_quant(
     device: torch.device,
     workers: int | None = None,
     unfinished: Path | None = None,
+    planned: Callable[[Plan], None] = lambda plan: None,
     progress: Progress = no_progress,
     cancelled: Callable[[], bool] = never,
 ) -> Iterator[Options]:
@@ -59,8 +60,10 @@ def with_pre_quant(
         source: an open checkpoint.
         device: where weights are rounded.
         workers: threads; None for one a core, at most 4, and one on a GPU.
-        unfinished: where layers that were searched are kept while the block runs. A process that is killed leaves it
-            behind, and the next call with the same arguments goes on; every other end removes it.
+        unfinished: where layers that were searched are kept while the block runs. A process that is killed and an
+            error in the block leave it behind, and the next call with the same arguments goes on; success, a cancel
+            and an interrupt remove it.
+        planned: told the plan before the search, of the same size but for the pre_quant_scales; may raise.
         progress: called with bytes of the layers done and in all.
         cancelled: asked between pieces; True raises ``Cancelled``.
 
@@ -72,9 +75,11 @@ def with_pre_quant(
         yield options
         return
     recipe = context_of(source, options, calibration).recipe
+    plan = make_plan(source, options, calibration)
+    planned(plan)
     layers = [
         layer
-        for layer in make_plan(source, options, calibration).layers
+        for layer in plan.layers
         if layer.component == "diffusion_model"
         and (layer.action, layer.format) == ("quantize", nvfp4.NAME)
         and layer.pre_quant_exponent is None
@@ -101,6 +106,7 @@ def with_pre_quant(
     done, whole = 0, sum(layer.bytes_before for layer in layers)
     pins: dict[str, Pin] = {}
     from_json = partial(_from_json, Reader(str(unfinished)))
+    failed = False
     with ProgressFile(unfinished, digest_of(asked), asdict, from_json) as kept, one_thread():
         try:
             threads = (workers or default_workers()) if device.type == "cpu" else 1
@@ -114,8 +120,12 @@ def with_pre_quant(
             name = f"{recipe.name} with pre_quant_scale"
             title = f"{recipe.title.rstrip('.')}; each layer with the pre_quant_scale that brings its outputs closest."
             yield replace(options, recipe=with_pins(recipe, pins, name=name, title=title))
+        except Exception as error:
+            failed = not isinstance(error, Cancelled)
+            raise
         finally:
-            kept.remove()
+            if not (failed and pins):
+                kept.remove()
 
 
 def _pinned(pin: Pin | None, layer: LayerDecision, result: Searched) -> Pin:

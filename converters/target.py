@@ -108,11 +108,12 @@ def lock_soon(file: BinaryIO) -> bool:
     return lock(file)
 
 
-def check_space(file: BinaryIO, target: Path, size: int) -> None:
-    """Raises ConversionError when ``size`` bytes do not fit, counting what the file in the making has already."""
-    stat = os.fstat(file.fileno())
-    allocated = stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
-    free = shutil.disk_usage(target.parent).free + allocated
+def check_space(target: Path, size: int) -> None:
+    """Raises ConversionError when ``size`` bytes do not fit, counting what a file in the making has already."""
+    free = shutil.disk_usage(target.parent).free
+    with contextlib.suppress(FileNotFoundError):
+        stat = os.stat(temporary_names(target)[0])
+        free += stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
     if free < size + SPACE_RESERVE:
         raise ConversionError(
             f"{target.parent} has {free / 1e9:.2f} GB free but the output needs {size / 1e9:.2f} GB; "

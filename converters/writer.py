@@ -75,7 +75,7 @@ class Writer:
         self._data = PositionedFile(self._file)
         self._syncer = Syncer(self._data, self._journal, self._check)
         try:
-            check_space(self._file, target, self.size)
+            check_space(target, self.size)
         except ConversionError:
             self._leave()
             raise

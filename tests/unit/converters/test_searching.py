@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.calibration import Calibration, Collector
+from nvfp4_studio.calibration import Calibration, CalibrationError, Collector, load, save
+from nvfp4_studio.calibration.stored import StoredFile
 from nvfp4_studio.converters import (
     Cancelled,
+    ConversionError,
     Options,
     Pin,
     PlanError,
@@ -23,6 +26,7 @@ from nvfp4_studio.converters import (
     searching,
     with_pins,
 )
+from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters.formats import Weight
 from nvfp4_studio.converters.held_out import search_pre_quant
 from nvfp4_studio.converters.leftovers import discard
@@ -215,6 +219,67 @@ def test_a_cancel_in_the_search_leaves_nothing(source: Path, calibration: Calibr
             cancelled=lambda: bool(stop),
         )
     assert [path.name for path in source.parent.iterdir()] == ["source.safetensors"]
+
+
+def test_a_full_disk_is_told_before_the_search(
+    source: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = counted(monkeypatch)
+    monkeypatch.setattr(target_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
+    with pytest.raises(ConversionError, match=r"0\.00 GB free but the output needs 0\.00 GB; make room"):
+        convert(source, source.with_name("out.safetensors"), SEARCH, calibration=calibration)
+    assert searched == [] and hidden(source.parent) == []
+
+
+@pytest.mark.parametrize("failing", ["searching", "writing"])
+def test_what_was_searched_outlives_an_error(
+    source: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    target = source.with_name("out.safetensors")
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def progress(done: int, total: int, label: str) -> None:
+        if failing in label and done == total:
+            refuse()
+
+    with pytest.raises(OSError, match="Input/output error"):
+        convert(source, target, SEARCH, calibration=calibration, workers=1, progress=progress)
+    assert hidden(source.parent) == [".out.safetensors.search"]
+    searched = counted(monkeypatch)
+    convert(source, target, SEARCH, calibration=calibration)
+    assert searched == [] and hidden(source.parent) == []
+
+
+def test_an_interrupt_keeps_no_search(source: Path, calibration: Calibration) -> None:
+    def progress(done: int, total: int, label: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, source.with_name("out.safetensors"), SEARCH, calibration=calibration, progress=progress)
+    assert hidden(source.parent) == []
+
+
+def test_images_that_are_added_meanwhile_do_not_stop_a_conversion(
+    source: Path, tmp_path: Path, calibration: Calibration
+) -> None:
+    stored, target = tmp_path / "calibration.safetensors", tmp_path / "out.safetensors"
+    options = Options(recipe="weight-only", rounding="gptq", pre_quant="search")
+    convert(source, target, options, calibration=calibration)
+    save(calibration, stored)
+
+    def another_image(done: int, total: int, label: str) -> None:
+        save(calibration.merged(calibration), stored)
+
+    other = tmp_path / "other.safetensors"
+    loaded = load(stored)
+    if not StoredFile.STAYS_OPEN:
+        with pytest.raises(CalibrationError, match="perhaps by another image"):
+            convert(source, other, options, calibration=loaded, progress=another_image)
+        return
+    convert(source, other, options, calibration=loaded, progress=another_image)
+    assert other.read_bytes() == target.read_bytes()
 
 
 def test_discarding_a_killed_conversion_takes_the_search_along(source: Path, calibration: Calibration) -> None:
