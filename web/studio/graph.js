@@ -41,18 +41,21 @@ export function createGraph({ app, changed }) {
     return [x, y];
   }
 
-  /** Node and input of each link that leaves a loader's model. */
+  /** Where each link of a loader's model ends: {node, slot} at a node's input, {output} where it leaves a subgraph. */
   function targetsOf(loader) {
     const { graph } = loader;
     return (loader.outputs[modelOutput(loader)]?.links ?? [])
       .map((id) => graph.getLink(id))
-      .map((link) => ({ node: link && graph.getNodeById(link.target_id), slot: link?.target_slot }))
-      .filter(({ node }) => node);
+      .filter(Boolean)
+      .map(({ target_id: id, target_slot: slot }) =>
+        id === graph.outputNode?.id ? { output: graph.outputNode.slots[slot] } : { node: graph.getNodeById(id), slot },
+      )
+      .filter(({ node, output }) => node ?? output);
   }
 
   /** The first calibrate node that a loader's model goes into, or null. */
   function calibrateBehind(loader) {
-    return targetsOf(loader).find(({ node }) => node.comfyClass === CALIBRATE)?.node ?? null;
+    return targetsOf(loader).find(({ node }) => node?.comfyClass === CALIBRATE)?.node ?? null;
   }
 
   /** Insert the calibrate node behind a loader and move all links of its model to it; a node that is there stays. */
@@ -69,17 +72,25 @@ export function createGraph({ app, changed }) {
     if (!node) return null;
     setWidget(node, "name", name);
     loader.connect(modelOutput(loader), node, 0);
-    for (const target of targets) node.connect(0, target.node, target.slot);
+    for (const target of targets) {
+      if (target.output) target.output.connect(node.outputs[0], node);
+      else node.connect(0, target.node, target.slot);
+    }
     changed();
     show(node);
     return node;
   }
 
-  /** Every calibrate node with the calibration that it fills and whether it is bypassed. */
+  /** Every calibrate node with the calibration that it fills, whether its model goes anywhere, and whether it is bypassed. */
   function calibrateNodes() {
     return nodesOf(root())
       .filter((node) => node.comfyClass === CALIBRATE)
-      .map((node) => ({ node, name: widgetOf(node, "name")?.value ?? "", active: node.mode === ACTIVE }));
+      .map((node) => ({
+        node,
+        name: widgetOf(node, "name")?.value ?? "",
+        connected: Boolean(node.outputs[0].links?.length),
+        active: node.mode === ACTIVE,
+      }));
   }
 
   function setPaused(node, paused) {

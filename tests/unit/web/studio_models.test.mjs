@@ -236,6 +236,24 @@ test("sources are found by words and described by their largest types", () => {
   assert.equal(typesOf({ formats: { bfloat16: 3, float8_e4m3fn: 9, float32: 1 } }, formatName), "FP8 + BF16");
 });
 
+test("a model that leaves a subgraph goes through the calibrate node too", () => {
+  const subgraph = fakeGraph();
+  const loader = subgraph.add({ comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "m.safetensors" }] });
+  subgraph.outputNode = { id: -20, slots: [] };
+  for (const slot of [0, 1]) subgraph.outputNode.slots.push({ connect: (_output, node) => node.connect(0, subgraph.outputNode, slot) });
+  loader.connect(0, subgraph.outputNode, 1);
+  const made = () => ({ comfyClass: "NVFP4Calibrate", mode: 0, outputs: [{ type: "MODEL" }], widgets: [{ name: "name", value: "" }] });
+  globalThis.LiteGraph = { createNode: made };
+  const graph = createGraph({ app: { rootGraph: { nodes: [{ subgraph }] }, canvas: { graph: subgraph, setDirty() {} } }, changed() {} });
+  const inserted = graph.insertCalibrate(loader, "m");
+  const targets = (node) => node.outputs[0].links.map((id) => [subgraph.getLink(id).target_id, subgraph.getLink(id).target_slot]);
+  assert.deepEqual([targets(loader), targets(inserted)], [[[inserted.id, 0]], [[-20, 1]]]);
+  assert.deepEqual(graph.calibrateNodes().map(({ connected }) => connected), [true]);
+  inserted.outputs[0].links = [];
+  assert.deepEqual(graph.calibrateNodes().map(({ connected }) => connected), [false]);
+  delete globalThis.LiteGraph;
+});
+
 test("the newest converted file of a source is the one that is used", () => {
   const results = [
     { id: "checkpoints/a-nvfp4.safetensors", source: "checkpoints/a.safetensors", modified_ns: 1 },

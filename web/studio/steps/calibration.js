@@ -43,7 +43,7 @@ export function calibrationStep(session) {
 
   function cardOf(entry) {
     const live = store.state.live[entry.name];
-    const collecting = graph.calibrateNodes().some(({ name, active }) => active && name === entry.name);
+    const collecting = graph.calibrateNodes().some(({ name, active, connected }) => active && connected && name === entry.name);
     return {
       key: entry.name,
       title: entry.name,
@@ -56,18 +56,29 @@ export function calibrationStep(session) {
     inWorkflow.update(state);
     const none = { key: NONE, title: t("calibration.none"), detail: t("calibration.noneDetail") };
     const wanted = state.choices.calibration;
-    const chosen = state.calibrations.some(({ name }) => name === wanted);
-    const coming = wanted && !chosen ? [{ key: wanted, title: wanted, detail: t("calibration.coming") }] : [];
-    list.update([none, ...coming, ...state.calibrations.map(cardOf)], wanted ?? NONE);
+    const stored = state.calibrations ?? [];
+    const chosen = stored.some(({ name }) => name === wanted);
+    const missing = state.calibrations && wanted && !chosen;
+    const coming = missing ? [{ key: wanted, title: wanted, detail: t("calibration.coming") }] : [];
+    list.update([none, ...coming, ...stored.map(cardOf)], wanted ?? NONE);
     details.update(state);
     restart.hidden = !chosen;
     erase.hidden = !chosen;
-    merging.hidden = state.calibrations.length < 2;
+    merging.hidden = stored.length < 2;
     merge.update(state);
     problem.show("error", state.calibrationsError?.message ?? "", state.calibrationsError?.details);
   }
 
   return { element, update };
+}
+
+/** Where the workflow stands, by whether it has the source's loader and by the calibrate nodes behind it. */
+function stageOf(there, found) {
+  if (!there) return "noLoader";
+  if (found.length === 0) return "notStarted";
+  const active = found.filter((entry) => entry.active);
+  if (active.length === 0) return "paused";
+  return active.some(({ connected }) => connected) ? "active" : "unconnected";
 }
 
 /** Where the workflow stands: no loader, a loader, collecting, paused; and the one thing to do next. */
@@ -125,12 +136,11 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     const there = graph.loadersOf(state.source).length > 0;
     const found = current();
     const widgetOf = (name) => found[0]?.node.widgets.find((candidate) => candidate.name === name);
-    const active = found.some((entry) => entry.active);
-    const stage = !there ? "noLoader" : found.length === 0 ? "notStarted" : active ? "active" : "paused";
+    const stage = stageOf(there, found);
     setText(sentence, t(`calibration.${stage}`, { name: found[0]?.name ?? "" }));
     const live = found.map(({ name }) => state.live[name]).find(Boolean);
     const seen = live && `${t("calibration.samplings", { count: live.samplings })} · ${t.number(live.calls)} ${t("statistics.steps")}`;
-    setText(counts, live && active ? seen : "");
+    setText(counts, live && stage === "active" ? seen : "");
     counts.hidden = !counts.textContent;
     element.dataset.stage = stage;
     const widget = widgetOf("detail");
