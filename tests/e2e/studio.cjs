@@ -48,6 +48,12 @@ async function openTab(page) {
   await studio(page).waitFor();
 }
 
+async function reopenTab(page) {
+  await page.getByRole("button", { name: "NVFP4 Studio" }).first().click();
+  await studio(page).waitFor({ state: "detached" });
+  await openTab(page);
+}
+
 /** Choose a source by keyboard alone: type into the search field, go to the list, press Space. */
 async function chooseByKeyboard(page, words) {
   await studio(page).getByRole("searchbox", { name: "Search models" }).focus();
@@ -104,6 +110,8 @@ async function path(page) {
   await examine(page, "source");
   await shot(page, "1-source");
   await chooseByKeyboard(page, request.source);
+  await reopenTab(page);
+  seen.notes.search = await studio(page).getByRole("searchbox", { name: "Search models" }).inputValue();
   await button(page, "Calibrate").last().click();
 
   await button(page, "Open an example workflow").click();
@@ -242,6 +250,26 @@ async function menu(page) {
   await page.evaluate(() => window.studioMenu(window.app.rootGraph.nodes[0], "Use the converted file"));
   await page.waitForFunction((name) => window.app.rootGraph.nodes[0].widgets[0].value === name, `${request.output}.safetensors`);
   seen.notes.menu = { ...entries, links, source };
+  await subgraph(page);
+}
+
+/** Calibrate by the menu of a loader inside a subgraph, whose model goes to samplers outside. */
+async function subgraph(page) {
+  await emptyCanvas(page);
+  seen.notes.subgraph = await page.evaluate(async (source) => {
+    const { app, LiteGraph } = window;
+    const add = (type) => app.rootGraph.add(LiteGraph.createNode(type)) ?? app.rootGraph.nodes.at(-1);
+    const loader = add("CheckpointLoaderSimple");
+    loader.widgets[0].value = source.split("/")[1];
+    loader.connect(0, add("KSampler"), 0);
+    const { node, subgraph: inside } = app.rootGraph.convertToSubgraph(new Set([loader]));
+    await window.studioMenu(inside.nodes[0], "Calibrate for NVFP4…");
+    const calibrate = inside.nodes.find(({ comfyClass }) => comfyClass === "NVFP4Calibrate");
+    const { output } = await app.graphToPrompt();
+    const sampler = Object.values(output).find((entry) => entry.class_type === "KSampler");
+    return { model: sampler.inputs.model, calibrate: `${node.id}:${calibrate.id}` };
+  }, request.id);
+  await studio(page).getByText("Measuring into", { exact: false }).waitFor();
 }
 
 /** What goes wrong, and what is taken back. */

@@ -212,6 +212,15 @@ def test_calibrating_from_an_empty_canvas_shows_what_was_seen(path: dict[str, An
     assert path["notes"]["bins"] >= 4 and path["notes"]["paused"] == 4
 
 
+def test_the_search_is_seen_when_the_tab_is_opened_again(path: dict[str, Any]) -> None:
+    assert path["notes"]["search"] == SOURCE
+
+
+def test_a_loader_inside_a_subgraph_is_calibrated_for_the_samplers_outside(path: dict[str, Any]) -> None:
+    found = path["notes"]["subgraph"]
+    assert found["model"] == [found["calibrate"], 0]
+
+
 def test_a_layer_pinned_by_hand_changes_the_totals_and_the_file(path: dict[str, Any], server: Any) -> None:
     assert path["notes"]["pinned"] != path["notes"]["total"]
     status, report = server.request("/nvfp4_studio/result", {"id": f"checkpoints/small-{path['renderer']}.safetensors"})

@@ -67,13 +67,16 @@ export function textField(label, change, { placeholder = "", help = "" } = {}) {
     element,
     control,
     setHelp,
-    update(value) {
-      if (document.activeElement !== control && control.value !== value) control.value = value;
-    },
+    update: writer(control),
   };
 }
 
-/** A search field with an icon inside. */
+/** Writes a value into a field, unless somebody types there. */
+const writer = (control) => (value) => {
+  if (document.activeElement !== control && control.value !== value) control.value = value;
+};
+
+/** A search field with an icon inside: {element, control, update(value)}; what is being typed is not overwritten. */
 export function searchField(label, change) {
   const control = h("input", {
     type: "search",
@@ -82,7 +85,7 @@ export function searchField(label, change) {
     "aria-label": label,
     oninput: () => change(control.value),
   });
-  return { element: h("div", { class: "nvfp4-search" }, icon("search"), control), control };
+  return { element: h("div", { class: "nvfp4-search" }, icon("search"), control), control, update: writer(control) };
 }
 
 /** A checkbox with its label: {element, control, update(checked)}. */

@@ -30,6 +30,7 @@ export function sourceStep({ t, store, sources, selectSource }) {
   }
 
   function update(state) {
+    search.update(state.search);
     const shown = matching(state.sources ?? [], state.search);
     for (const { id } of shown) sources.describe(id);
     list.update(shown.map((entry) => cardOf(entry, state.headers[entry.id])), state.source);
