@@ -29,6 +29,8 @@ NEEDING_A_BUDGET = {
     "no_ties": "--no-ties",
     "beyond_rules": "--beyond-rules",
 }
+EXAMPLE = '--budget "size<=0.7"'
+"""In quotes: to a shell, < alone means a file to read."""
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +39,9 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--budget",
         metavar="B",
-        help="choose each layer's format by its measured output error: size<=12GB or size<=0.8 (of the source) and "
-        "speed>=1.5 (times FP8) for the least error, quality>=30dB for the smallest file; needs --calibration",
+        help='choose each layer\'s format by its measured output error: "size<=12GB" or "size<=0.8" (of the source) and '
+        '"speed>=1.5" (times FP8) for the least error, "quality>=30dB" for the smallest file, each in quotes; needs '
+        "--calibration",
     )
     group.add_argument(
         "--sensitivity",
@@ -76,10 +79,10 @@ def check_budget_options(arguments: argparse.Namespace) -> None:
     if arguments.budget is None:
         alone = next((option for name, option in NEEDING_A_BUDGET.items() if getattr(arguments, name)), None)
         if alone is not None:
-            raise PlanError(f"{alone} belongs to a budget; add --budget, for example --budget size<=0.7.")
+            raise PlanError(f"{alone} belongs to a budget; add --budget, for example {EXAMPLE}.")
         if arguments.save_recipe and arguments.pre_quant == "off":
             raise PlanError(
-                "--save-recipe belongs to a budget or a search; add --budget, for example --budget size<=0.7, or --pre-quant search."
+                f"--save-recipe belongs to a budget or a search; add --budget, for example {EXAMPLE}, or --pre-quant search."
             )
     elif not arguments.calibration:
         raise PlanError("A budget chooses by measured errors; add --calibration with detail curvature.")

@@ -48,7 +48,12 @@ class Verb:
 
 VERBS = {
     "inspect": Verb("what a checkpoint holds", inspect.add_arguments, inspect.run),
-    "plan": Verb("what a conversion would write; writes nothing", plan.add_arguments, plan.run, own_help=True),
+    "plan": Verb(
+        "what a conversion would write; converts nothing, but a budget or a search measures first",
+        plan.add_arguments,
+        plan.run,
+        own_help=True,
+    ),
     "convert": Verb("convert a checkpoint to mixed NVFP4/FP8", convert.add_arguments, convert.run, own_help=True),
     "verify": Verb("compare a converted file with its source", verify.add_arguments, verify.run),
     "calibrate": Verb("generate on ComfyUI servers and collect statistics", calibrate.add_arguments, calibrate.run),

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all, or parts of layers' names such as attn; default all",
     )
     parser.add_argument(
-        "--budgets", metavar="B", nargs="+", default=[], help="budgets to choose formats by, as for plan"
+        "--budgets", metavar="B", nargs="+", default=[], help="budgets to choose formats by, in quotes, as for plan"
     )
     add_timesteps(parser, "uniform", "uniform")
     parser.add_argument(

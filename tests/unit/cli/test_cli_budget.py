@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,14 @@ def test_a_converted_file_tells_how_its_formats_were_chosen(measured: Path, run:
 def test_options_that_need_each_other(measured: Path, run: Run, more: list[str], said: str) -> None:
     result = run("plan", measured / "model.safetensors", *more)
     assert (result.status, said in result.err) == (1, True)
+
+
+@pytest.mark.parametrize("option", [["--no-ties"], ["--save-recipe", "x.json"]])
+def test_what_it_tells_to_add_can_be_pasted_into_a_shell(measured: Path, run: Run, option: list[str]) -> None:
+    said = run("plan", measured / "model.safetensors", *option).err
+    typed = re.search(r"for example (--budget \S+?)[.,]( |$)", said, re.MULTILINE)
+    assert typed is not None
+    assert list(shlex.shlex(typed[1], posix=True, punctuation_chars="<>")) == ["--budget", "size<=0.7"]
 
 
 @pytest.mark.parametrize("verb", ["plan", "convert"])
