@@ -23,12 +23,16 @@ from .verify import Verification
 
 @dataclass(frozen=True)
 class Report:
-    """A plan and what came out of it. ``output`` is the file's name, ``seconds`` the wall time."""
+    """A plan and what came out of it. ``output`` is the file's name, ``seconds`` the wall time.
+
+    ``stamp``: what a host puts there to know later which files it was made from.
+    """
 
     plan: Plan
     verification: Verification
     output: str
     seconds: float
+    stamp: str | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -59,6 +63,7 @@ class Report:
         return {
             "nvfp4_studio": __version__,
             "output": self.output,
+            "stamp": self.stamp,
             "summary": self.summary,
             "groups": self.groups(),
             "plan": plan,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..calibration import load
-from ..converters import Cancelled, Options, Recipe, convert, detect_family, open_source, report_stem
+from ..converters import Cancelled, Options, Recipe, Report, convert, detect_family, open_source, report_stem
 from ..converters.families import component
 from . import checkpoints, earlier, host, names, recipes
 from .gate import gate, token_of
@@ -49,9 +49,11 @@ def executed(node_id: str, prompt: Any, inputs: dict[str, Any]) -> str:
         return _idle(name, source)
     with board.conversion(host.current_prompt() or "", node_id, source, name) as entry:
         job = _job(name, inputs, entry)
-        current = earlier.is_current(job.target, job.source, job.statistics, job.calibration, job.options)
-        if job.overwrite or not current:
-            _run(node_id, job, entry)
+        files = earlier.inputs_of(job.source, job.statistics)
+        entry.skipped = not job.overwrite and earlier.is_current(job.target, files, job.options)
+        if not entry.skipped:
+            report = _run(node_id, job, entry)
+            replace(report, stamp=earlier.stamp_of(files, job.target)).write(report_stem(job.target))
             host.refresh_lists()
     text = earlier.text_of(job.target) or idle_text(job.target.name, exists=True)
     host.show_text(node_id, text)
@@ -105,14 +107,14 @@ def _recipe(recipe: str) -> str | Recipe | None:
     return found if recipe.startswith(recipes.MINE) else recipe
 
 
-def _run(node_id: str, job: Job, entry: Conversion) -> None:
-    """Convert and write the report beside the file; ComfyUI's own interrupt is raised when it was cancelled."""
+def _run(node_id: str, job: Job, entry: Conversion) -> Report:
+    """Convert; ComfyUI's own interrupt is raised when it was cancelled."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if host.device() == "cuda":
         host.free_memory(DEVICE_BYTES)
     progress = _Progress(node_id, job, entry)
     try:
-        report = convert(
+        return convert(
             job.source,
             job.target,
             job.options,
@@ -129,7 +131,6 @@ def _run(node_id: str, job: Job, entry: Conversion) -> None:
         raise
     finally:
         progress.close()
-    report.write(report_stem(job.target))
 
 
 class _Progress:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from ..converters import Options, report_stem
+from ..converters import Options, open_source, report_stem
 from .texts import conversion_text
 
 MAX_REPORT_BYTES = 64 << 20
+Stamp: TypeAlias = list[tuple[str, int, int, int, int]]
 
 
 def report_of(output: Path) -> Mapping[str, Any] | None:
@@ -37,19 +39,35 @@ def text_of(output: Path) -> str | None:
         return None
 
 
-def is_current(output: Path, source: Path, statistics: Path | None, calibration: str | None, options: Options) -> bool:
-    """Whether this file came from this source, these statistics and these options, and is newer than both.
+def inputs_of(source: Path, statistics: Path | None) -> Stamp:
+    """Path, size, number and times of change of every file that a conversion reads; see :meth:`Source.stamp`.
 
-    Times of change stand in for contents: hashing 30 GB would take longer than converting them.
+    They stand in for contents: hashing 30 GB would take longer than converting them.
     """
-    plan = (report_of(output) or {}).get("plan")
-    if not isinstance(plan, dict) or not output.is_file():
-        return False
-    made = output.stat().st_mtime_ns
-    inputs = [source] if statistics is None else [source, statistics]
+    with open_source(source) as opened:
+        files = opened.stamp()
+    if statistics is not None:
+        stat = statistics.stat()
+        files.append((str(statistics.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
+    return files
+
+
+def stamp_of(inputs: Stamp, output: Path) -> str:
+    """What a report keeps of the files behind it: equal as long as nobody touched what was read and what was written.
+
+    A digest, because reports are published and a path tells who made them.
+    """
+    written = output.stat()
+    return hashlib.sha256(json.dumps([inputs, written.st_size, written.st_mtime_ns]).encode()).hexdigest()
+
+
+def is_current(output: Path, inputs: Stamp, options: Options) -> bool:
+    """Whether a conversion of these files with these options wrote this file, as its report says."""
+    report = report_of(output) or {}
+    plan = report.get("plan")
     return (
-        plan.get("options") == options.to_json()
-        and plan.get("source") == source.name
-        and plan.get("calibration") == calibration
-        and all(path.stat().st_mtime_ns <= made for path in inputs)
+        output.is_file()
+        and isinstance(plan, dict)
+        and plan.get("options") == options.to_json()
+        and report.get("stamp") == stamp_of(inputs, output)
     )

@@ -26,7 +26,7 @@ RATE_SECONDS = 10.0
 class Conversion:
     """One conversion. ``source`` and ``target`` are ids; ``target`` is a mere name until the plan tells the folder.
 
-    ``paths``: files that errors may name, and what a page calls them.
+    ``skipped``: the file was there already. ``paths``: files that errors may name, and what a page calls them.
     """
 
     prompt_id: str
@@ -39,6 +39,7 @@ class Conversion:
     label: str = ""
     error: str | None = None
     cancelled: bool = False
+    skipped: bool = False
     ended: float | None = None
     paths: dict[Path, str] = field(default_factory=dict)
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
@@ -47,6 +48,8 @@ class Conversion:
     def update(self, done: int, total: int, label: str) -> bool:
         """Note how far it is; True when it is time to tell the pages."""
         now = time.monotonic()
+        if done < self.done or total != self.total:  # another stage: what a search counts is not what is written
+            self._seen.clear()
         self.done, self.total, self.label = done, total, label
         self._seen.append((now, done))
         while self._seen[0][0] < now - RATE_SECONDS and len(self._seen) > 2:
@@ -67,8 +70,8 @@ class Conversion:
         """What a page shows, of a running one or of a finished one."""
         base = {"prompt_id": self.prompt_id, "node": self.node, "source": self.source, "target": self.target}
         if self.ended is not None:
-            said = {"error": self.error, "cancelled": self.cancelled, "seconds": self.ended - self.started}
-            return {"state": "finished", **base, **said, "ended": self.ended}
+            said = {"error": self.error, "cancelled": self.cancelled, "skipped": self.skipped}
+            return {"state": "finished", **base, **said, "seconds": self.ended - self.started, "ended": self.ended}
         rate = self.rate()
         return {
             "state": "running",

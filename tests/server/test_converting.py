@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from typing import Any
 
@@ -104,6 +105,20 @@ def test_the_same_conversion_is_not_done_twice(server: Any) -> None:
     before = path.stat().st_ino
     again = server.run(pressed(server, **inputs), targets=["5"])
     assert status_of(again) == status_of(first) and path.stat().st_ino == before
+
+
+def test_two_sources_of_one_name_are_not_taken_for_one(server: Any) -> None:
+    models = server.base / "models" / "diffusion_models"
+    for folder in ("first", "second"):
+        (models / folder).mkdir()
+        shutil.copy2(models / "flux.safetensors", models / folder / "model.safetensors")
+    first = server.run(pressed(server, source="diffusion_models/first/model.safetensors"), targets=["5"])
+    assert first["status"]["status_str"] == "success", failure_of(first)
+    path = server.base / "output/diffusion_models/model-nvfp4.safetensors"
+    before = path.stat().st_ino
+    entry = server.run(pressed(server, source="diffusion_models/second/model.safetensors"), targets=["5"])
+    assert "model-nvfp4.safetensors exists already" in failure_of(entry)["exception_message"]
+    assert path.stat().st_ino == before
 
 
 def test_cancel_stops_within_two_seconds_and_leaves_no_file(server: Any) -> None:

@@ -36,6 +36,19 @@ def test_a_running_conversion_has_rate_and_remaining_time(board: Board) -> None:
     assert board.running() == [] and board.finished()[0]["error"] is None
 
 
+@pytest.mark.parametrize("after", [(0, 900), (10, 900), (850, 4000)])
+def test_the_next_stage_has_a_rate_of_its_own(board: Board, after: tuple[int, int]) -> None:
+    with board.conversion("p", "5", "s", "t") as entry:
+        while entry.rate() is None:
+            board.update(entry, 800, 900, "searching pre_quant_scale of blocks.0")
+        board.update(entry, *after, "blocks.0")
+        assert entry.rate() is None
+        while entry.rate() is None:
+            board.update(entry, after[0] + 5, after[1], "blocks.1")
+        rate = entry.rate()
+        assert rate is not None and rate > 0
+
+
 @pytest.mark.parametrize(
     ("error", "sentence", "cancelled"),
     [
@@ -52,6 +65,14 @@ def test_how_it_ended_is_remembered_and_raised(
         raise error
     (found,) = board.finished()
     assert (found["error"], found["cancelled"]) == (sentence, cancelled)
+
+
+def test_a_file_that_was_there_already_is_no_conversion(board: Board) -> None:
+    with board.conversion("p", "5", "s", "t") as entry:
+        entry.skipped = True
+    with board.conversion("p", "6", "s", "t"):
+        pass
+    assert [(found["node"], found["skipped"]) for found in board.finished()] == [("6", False), ("5", True)]
 
 
 def test_pages_are_told_of_beginning_and_end_and_seldom_between(board: Board, told: list[dict[str, Any]]) -> None:
