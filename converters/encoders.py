@@ -70,7 +70,7 @@ def find_encoders(source: Source, choice: str) -> dict[str, Encoder]:
     if choice != "keep" and not any(encoder.recipe for encoder in found.values()):
         raise PlanError(
             f"{source.path.name} has no text encoder that ComfyUI would load quantized (found: {_listed(found)}); "
-            "convert without --text-encoder."
+            "keep text encoders as they are."
         )
     return found
 

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...calibration import DEFAULT_POLICY, POLICIES
-from ...converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES
+from ...calibration import POLICIES
+from ...converters import LAYOUTS, PRE_QUANT_CHOICES, ROUNDINGS, TEXT_ENCODER_CHOICES, Options
 from ...converters.recipe import POLICIES as FORMAT_POLICIES
 from ..guard import Refused
 from ..recipes import AUTO
-from .fields import MAX_NAME, choice_in, name_in, optional_name
+from .fields import MAX_NAME, choice_in, flag_in, name_in, optional_name
 
 MAX_BUDGET = 100
+DEFAULTS = Options()
+"""What NVFP4Convert starts with."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Asked:
     rounding: str
     layout: str
     text_encoder: str
+    pre_quant: str
+    gain: bool
     pins: Mapping[str, str | None]
     budget: str | None
     sensitivity: str | None
@@ -34,7 +38,7 @@ class Asked:
 
 
 def asked(body: Mapping[str, Any]) -> Asked:
-    """Read the fields of a request; what is left out has the defaults of NVFP4Convert."""
+    """Read the fields of a request; what is left out has its default."""
     budget = body.get("budget")
     if budget is not None and not (isinstance(budget, str) and len(budget) <= MAX_BUDGET):
         raise Refused(400, 'The "budget" must be a text such as size<=12GB.')
@@ -42,10 +46,12 @@ def asked(body: Mapping[str, Any]) -> Asked:
         source=name_in(body, "source"),
         calibration=optional_name(body, "calibration"),
         recipe=optional_name(body, "recipe") or AUTO,
-        input_scale=choice_in(body, "input_scale", POLICIES, DEFAULT_POLICY),
-        rounding=choice_in(body, "rounding", ROUNDINGS, DEFAULT_ROUNDING),
-        layout=choice_in(body, "layout", LAYOUTS, LAYOUTS[0]),
-        text_encoder=choice_in(body, "text_encoder", TEXT_ENCODER_CHOICES, "keep"),
+        input_scale=choice_in(body, "input_scale", POLICIES, DEFAULTS.input_scale),
+        rounding=choice_in(body, "rounding", ROUNDINGS, DEFAULTS.rounding),
+        layout=choice_in(body, "layout", LAYOUTS, DEFAULTS.layout),
+        text_encoder=choice_in(body, "text_encoder", TEXT_ENCODER_CHOICES, DEFAULTS.text_encoder),
+        pre_quant=choice_in(body, "pre_quant", PRE_QUANT_CHOICES, DEFAULTS.pre_quant),
+        gain=flag_in(body, "gain"),
         pins=_pins(body.get("pins")),
         budget=budget.strip() or None if budget is not None else None,
         sensitivity=optional_name(body, "sensitivity"),

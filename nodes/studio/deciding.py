@@ -12,6 +12,7 @@ from ...converters.budget import Curves, Totals, parse_budget, plan_budget, tota
 from ...converters.errors import SensitivityError
 from ...converters.pins import Pin
 from ...converters.recipe import with_pins
+from ...converters.rounding import OFF
 from ...converters.sensitivity import Sensitivity, source_fingerprint
 from .. import recipes
 from ..guard import Refused
@@ -45,13 +46,21 @@ def decide(wanted: Asked, source: Source) -> Decided:
     """Decide every layer.
 
     Raises:
-        Refused: a budget without a sensitivity.
+        Refused: a budget without a sensitivity, or with what it decides itself.
         PlanError, SensitivityError: see ``make_plan`` and ``plan_budget``.
     """
     calibration = calibrations.opened(wanted.calibration) if wanted.calibration else None
     sensitivity = sensitivities.opened(wanted.sensitivity) if wanted.sensitivity else None
     base = recipe_of(wanted, source)
-    options = Options(base, wanted.rounding, wanted.input_scale, wanted.layout, wanted.text_encoder)
+    options = Options(
+        recipe=base,
+        rounding=wanted.rounding,
+        input_scale=wanted.input_scale,
+        layout=wanted.layout,
+        text_encoder=wanted.text_encoder,
+        pre_quant=wanted.pre_quant,
+        gain=wanted.gain,
+    )
     if sensitivity is not None:
         _check_same(sensitivity, wanted.source, source)
     if wanted.budget is not None:
@@ -63,6 +72,12 @@ def decide(wanted: Asked, source: Source) -> Decided:
             raise Refused(
                 400,
                 f"A budget takes the rounding of least measured error in each layer; set rounding to {DEFAULT_ROUNDING}.",
+            )
+        if options.pre_quant != OFF or options.gain:
+            raise Refused(
+                400,
+                "A budget takes a pre_quant_scale and a gain where they were measured to be best; "
+                f"set pre_quant to {OFF} and gain off.",
             )
         budget = parse_budget(wanted.budget)
         found = plan_budget(source, options, calibration, wanted.calibration, sensitivity, budget)

@@ -32,6 +32,14 @@ def names_in(fields: Mapping[str, Any], key: str, most: int) -> list[str]:
     return [name_in({key: value}, key) for value in values]
 
 
+def flag_in(fields: Mapping[str, Any], key: str) -> bool:
+    """A switch, off where it is missing or null."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise Refused(400, f'The "{key}" must be true or false.')
+    return value is True
+
+
 def choice_in(fields: Mapping[str, Any], key: str, choices: Collection[str], default: str) -> str:
     """One of a few words; ``default`` where it is missing or null."""
     value = fields.get(key)

@@ -1,13 +1,13 @@
-"""The choices of step 3, and plans saved as recipes of the user."""
+"""What the page offers to choose from, and plans saved as recipes of the user."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ...calibration import DEFAULT_POLICY, POLICIES
+from ...calibration import DEFAULT_DETAIL, DETAILS, POLICIES
 from ...calibration.errors import StudioError
-from ...converters import DEFAULT_ROUNDING, LAYOUTS, ROUNDINGS, TEXT_ENCODER_CHOICES, available_recipes
+from ...converters import LAYOUTS, PRE_QUANT_CHOICES, ROUNDINGS, TEXT_ENCODER_CHOICES, available_recipes
 from ...converters.kernels import available_tables
 from ...converters.recipe import POLICIES as FORMAT_POLICIES
 from ...converters.recipe import with_pins
@@ -15,7 +15,7 @@ from ...converters.recipe_file import save_recipe
 from .. import host, recipes
 from ..guard import Refused
 from ..library import RECIPES
-from .asked import asked
+from .asked import DEFAULTS, asked
 from .deciding import decide
 from .fields import name_in
 from .headers import opened
@@ -23,7 +23,7 @@ from .told import by_id
 
 
 def listed(_: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipes, and every other choice that a plan has, with a sentence for each where there is one."""
+    """Recipes, and every other choice of a calibration or a plan, with a sentence for each where there is one."""
     built_in = [{"id": name, "title": recipe.title, "mine": False} for name, recipe in available_recipes().items()]
     return {
         "recipes": [*built_in, *(_mine(name) for name, _ in RECIPES.stored())],
@@ -32,7 +32,16 @@ def listed(_: Mapping[str, Any]) -> dict[str, Any]:
         "input_scales": dict(POLICIES),
         "layouts": list(LAYOUTS),
         "text_encoders": dict(TEXT_ENCODER_CHOICES),
-        "defaults": {"input_scale": DEFAULT_POLICY, "rounding": DEFAULT_ROUNDING, "layout": LAYOUTS[0]},
+        "pre_quants": dict(PRE_QUANT_CHOICES),
+        "details": list(DETAILS),
+        "defaults": {
+            "input_scale": DEFAULTS.input_scale,
+            "rounding": DEFAULTS.rounding,
+            "layout": DEFAULTS.layout,
+            "text_encoder": DEFAULTS.text_encoder,
+            "pre_quant": DEFAULTS.pre_quant,
+            "detail": DEFAULT_DETAIL,
+        },
         "kernels": {name: table.gpu for name, table in available_tables().items()},
     }
 

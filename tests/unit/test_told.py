@@ -24,7 +24,7 @@ ALWAYS_SEEN = {
     "converters/convert.py": ("convert",),
     "converters/decided.py": ("carried", "untouched"),
     "converters/encode.py": ("encode",),
-    "converters/encoders.py": ("Encoder",),
+    "converters/encoders.py": ("Encoder", "TEXT_ENCODER_CHOICES"),
     "converters/layer_rules.py": ("decide_layer", "_gain", "_kept_fp8", "_fp8_bystander"),
     "converters/obstacles.py": ("obstacle", "already", "_GUARDED", "NOT_LINEAR"),
     "converters/passthrough.py": ("repairs_of",),
@@ -32,7 +32,7 @@ ALWAYS_SEEN = {
     "converters/plan.py": ("notes_of",),
     "converters/recipe.py": ("OUTSIDE", "EDGE", "Recipe"),
     "converters/searching.py": ("_pinned", "_searched"),
-    "converters/rounding/__init__.py": ("ROUNDINGS", "rounding_for"),
+    "converters/rounding/__init__.py": ("PRE_QUANT_CHOICES", "ROUNDINGS", "rounding_for"),
     "nodes/texts.py": (
         "before_sampling",
         "cost_text",

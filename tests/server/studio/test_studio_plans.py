@@ -13,6 +13,7 @@ from nvfp4_studio.tests.server.studio.asking import (
     get,
     picture,
     post,
+    sampling_prompt,
 )
 
 # Step 1: sources
@@ -108,6 +109,21 @@ def test_a_plan_with_statistics_has_scales(server: Any) -> None:
     assert not any(layer["histogram"] for layer in post(server, "plan", source=FLUX)["layers"])
 
 
+def test_what_a_node_can_do_a_plan_can(server: Any) -> None:
+    assert server.finish(server.queue(sampling_prompt(3, "rows")))["status"]["status_str"] == "success"
+    choices = get(server, "recipes")
+    assert list(choices["pre_quants"]) == ["off", "search"] and list(choices["text_encoders"]) == ["keep", "fp8", "nvfp4"]
+    assert choices["defaults"]["text_encoder"] == "keep" and choices["defaults"]["pre_quant"] == "off"
+    assert choices["defaults"]["detail"] in choices["details"]
+    plain = post(server, "plan", source=AIO, calibration="rows", text_encoder="keep", pre_quant="off", gain=None)
+    measured = post(server, "plan", source=AIO, calibration="rows", pre_quant="search", gain=True)
+    assert measured["formats"] == plain["formats"]
+    status, answer = server.request("/nvfp4_studio/plan", {"source": AIO, "text_encoder": "fp8"})
+    assert status == 400 and "(found: text_encoders.clip_l.transformer)" in answer["error"]
+    gpu = next(iter(choices["kernels"]))
+    assert post(server, "plan", source=AIO, kernels=gpu)["speed"]["gpu"] == choices["kernels"][gpu]
+
+
 def test_pins_are_planned_saved_and_converted_from(server: Any) -> None:
     before = {layer["module"]: layer for layer in post(server, "plan", source=FLUX)["layers"]}
     module = next(name for name, layer in before.items() if layer["format"] == "nvfp4")
@@ -142,6 +158,12 @@ def test_pins_are_planned_saved_and_converted_from(server: Any) -> None:
         ({"pins": {"img_in": "int3"}}, "choose one of"),
         ({"rounding": "upwards"}, "There is no rounding"),
         ({"layout": "checkpoint"}, "no all-in-one checkpoint"),
+        ({"text_encoder": "int4"}, "There is no text_encoder"),
+        ({"text_encoder": "fp8"}, "keep text encoders as they are"),
+        ({"pre_quant": "on"}, "There is no pre_quant"),
+        ({"pre_quant": "search"}, "there is no calibration"),
+        ({"gain": True}, "there is no calibration"),
+        ({"gain": "yes"}, "must be true or false"),
         ({"recipe": "my/absent"}, "There is no recipe"),
         ({"recipe": "/etc/passwd.json"}, "There is no recipe"),
         ({"calibration": "absent"}, "There is no calibration"),
