@@ -58,8 +58,8 @@ export function createGraph({ app, changed }) {
     return targetsOf(loader).find(({ node }) => node?.comfyClass === CALIBRATE)?.node ?? null;
   }
 
-  /** Insert the calibrate node behind a loader and move all links of its model to it; a node that is there stays. */
-  function insertCalibrate(loader, name) {
+  /** Insert the calibrate node behind a loader and move all links of its model to it; a node that is there stays as it is. */
+  function insertCalibrate(loader, name, detail = null) {
     const present = calibrateBehind(loader);
     if (present) {
       setPaused(present, false);
@@ -71,6 +71,7 @@ export function createGraph({ app, changed }) {
     const node = add(CALIBRATE, loader.graph, place);
     if (!node) return null;
     setWidget(node, "name", name);
+    if (detail !== null) setWidget(node, "detail", detail);
     loader.connect(modelOutput(loader), node, 0);
     for (const target of targets) {
       if (target.output) target.output.connect(node.outputs[0], node);
@@ -128,12 +129,16 @@ export function createGraph({ app, changed }) {
     return node;
   }
 
-  /** A convert node below a loader, with the loader's file as its source. */
+  /** A convert node below a loader, with the loader's file as its source and the calibration of the node behind it. */
   function addConvert(loader, source) {
     const node = add("NVFP4Convert", loader.graph, [loader.pos[0], loader.pos[1] + loader.size[1] + GAP]);
     if (!node) return;
-    const widget = widgetOf(node, "source");
-    if (widget?.options.values.includes(source)) widget.value = source;
+    const behind = calibrateBehind(loader);
+    const chosen = { source, calibration: behind && widgetOf(behind, "name")?.value };
+    for (const [name, value] of Object.entries(chosen)) {
+      const widget = widgetOf(node, name);
+      if (widget?.options.values.includes(value)) widget.value = value;
+    }
     changed();
     show(node);
   }

@@ -6,7 +6,7 @@ const RELOAD_MS = 600;
 
 /** Loads lists and statistics; live events carry counts, the statistics are asked for when a step was saved. */
 export function createCalibrations({ store, client, textOf, select, arrived }) {
-  const isThere = (name) => store.state.calibrations.some((entry) => entry.name === name);
+  const isThere = (name) => store.state.calibrations?.some((entry) => entry.name === name);
 
   async function refresh() {
     const before = store.state.calibrations;
@@ -14,7 +14,7 @@ export function createCalibrations({ store, client, textOf, select, arrived }) {
       const { calibrations } = await client.calibrations();
       store.set({ calibrations, calibrationsError: null });
       const chosen = calibrations.find(({ name }) => name === store.state.choices.calibration);
-      if (chosen && !before.some(({ name }) => name === chosen.name)) arrived(chosen.name);
+      if (chosen && !before?.some(({ name }) => name === chosen.name)) arrived(chosen.name);
     } catch (error) {
       store.set({ calibrationsError: textOf(error) });
     }
@@ -55,10 +55,10 @@ export function createCalibrations({ store, client, textOf, select, arrived }) {
   }
 
   async function merge(names, into) {
-    await client.mergeCalibrations(names, into);
+    const { name } = await client.mergeCalibrations(names, into);
     await refresh();
-    select({ calibration: into });
-    await open(into);
+    select({ calibration: name });
+    await open(name);
   }
 
   return { refresh, open, openSoon, live, remove, merge };
@@ -75,8 +75,13 @@ export function binHeights(schedule) {
   return schedule.map((count) => count / most);
 }
 
-/** The choices as the server can take them: a calibration that has no file yet is none. */
-export function usableChoices({ choices, calibrations }) {
-  const there = calibrations.some(({ name }) => name === choices.calibration);
-  return there ? choices : { ...choices, calibration: null };
+/** The chosen calibration where it has no file yet, else null. It may have one as long as the list is not loaded. */
+export function comingCalibration({ choices: { calibration }, calibrations }) {
+  const there = !calibrations || calibrations.some(({ name }) => name === calibration);
+  return there ? null : calibration;
+}
+
+/** The choices as the server can take them: a calibration that is known to have no file yet is none. */
+export function usableChoices(state) {
+  return comingCalibration(state) === null ? state.choices : { ...state.choices, calibration: null };
 }

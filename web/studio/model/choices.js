@@ -3,21 +3,28 @@
 const KEY = "nvfp4_studio.choices";
 const KEPT_SOURCES = 40;
 
-/** What a source starts with. `null` for a list's choice means that the server's default holds. */
+/**
+ * What a source starts with. `null` for a list's choice means that the server's default holds; a layer that is pinned
+ * to null is one that the recipe pins and the user released.
+ */
 export const DEFAULTS = Object.freeze({
   calibration: null,
   recipe: "auto",
   input_scale: null,
   rounding: null,
   layout: null,
+  text_encoder: null,
+  pre_quant: null,
+  gain: false,
   budget: "",
   sensitivity: null,
+  kernels: null,
   pins: {},
   output_name: "",
   overwrite: false,
 });
 
-const TYPES = { budget: "string", output_name: "string", recipe: "string", overwrite: "boolean" };
+const TYPES = { budget: "string", output_name: "string", recipe: "string", gain: "boolean", overwrite: "boolean" };
 
 function read(storage) {
   try {
@@ -35,7 +42,7 @@ export function checkedChoices(kept) {
   for (const name of Object.keys(DEFAULTS)) {
     const value = kept[name];
     if (name === "pins") {
-      const pins = Object.entries(value ?? {}).filter(([, policy]) => typeof policy === "string");
+      const pins = Object.entries(value ?? {}).filter(([, policy]) => policy === null || typeof policy === "string");
       chosen.pins = Object.fromEntries(pins);
     } else if (TYPES[name] ? typeof value === TYPES[name] : value === null || typeof value === "string") {
       chosen[name] = value;

@@ -5,10 +5,13 @@ import { usableChoices } from "./calibrations.js";
 
 const WAIT_MS = 150;
 
+/** What becomes of text encoders: nothing where the layout leaves them out. */
+export const textEncoderOf = ({ layout, text_encoder: chosen }) => (layout === "diffusion-model" ? null : chosen);
+
 /** The body of a request for a plan: choices without those that belong to the conversion. */
 export function planRequest(source, choices) {
   const { output_name: _, overwrite: __, ...wanted } = choices;
-  return { source, ...wanted, budget: wanted.budget.trim() || null };
+  return { source, ...wanted, text_encoder: textEncoderOf(choices), budget: wanted.budget.trim() || null };
 }
 
 /** Keeps `state.plan` in step with source and choices. */
@@ -44,14 +47,10 @@ export function createPlans({ store, client, textOf, select }) {
     soon();
   }
 
-  /** Pin layers to a policy, or take their pins off with null. */
-  function pin(modules, policy) {
-    const pins = { ...store.state.choices.pins };
-    for (const module of modules) {
-      if (policy === null) delete pins[module];
-      else pins[module] = policy;
-    }
-    select({ pins });
+  /** Pin layers to a policy, RELEASED or AS_RECIPE. */
+  function pin(modules, wanted) {
+    const { choices, plan, planning } = store.state;
+    select({ pins: pinsAfter(choices.pins, planning ? [] : plan.layers, modules, wanted) });
   }
 
   async function save(name) {
@@ -81,6 +80,31 @@ export function createPlans({ store, client, textOf, select }) {
   return { refresh, pin, save, removeRecipe, options };
 }
 
+/** What a layer may be pinned to besides a policy: nothing, or what the recipe itself pins it to. */
+export const RELEASED = "";
+export const AS_RECIPE = "recipe";
+
+/** What a layer of the plan is pinned to: a policy by hand, AS_RECIPE by the recipe, or RELEASED. */
+export function pinOf(layer, pins) {
+  if (layer.module in pins) return pins[layer.module] ?? RELEASED;
+  return layer.pinned ? AS_RECIPE : RELEASED;
+}
+
+/** The pins by hand after some layers' were changed. A layer that the recipe pins is released by null. */
+export function pinsAfter(pins, layers, modules, wanted) {
+  const byRecipe = new Set(layers.filter((layer) => pinOf(layer, pins) === AS_RECIPE).map(({ module }) => module));
+  const after = { ...pins };
+  for (const module of modules) {
+    if (wanted !== RELEASED && wanted !== AS_RECIPE) after[module] = wanted;
+    else if (wanted === RELEASED && (byRecipe.has(module) || pins[module] === null)) after[module] = null;
+    else delete after[module];
+  }
+  return after;
+}
+
+/** Pins without the releases, which belong to the recipe that pins the layers. */
+export const withoutReleases = (pins) => Object.fromEntries(Object.entries(pins).filter(([, policy]) => policy !== null));
+
 /** Layers by block or by type, in the plan's order: [{key, layers}]. `other` names those outside of blocks. */
 export function grouped(layers, by, other) {
   const groups = new Map();
@@ -90,6 +114,19 @@ export function grouped(layers, by, other) {
     groups.get(key).push(layer);
   }
   return [...groups].map(([key, members]) => ({ key, layers: members }));
+}
+
+/**
+ * How the plan's weights are rounded, and that curvature would let them be rounded closer: the method is no choice of
+ * most users, but follows from the calibration's `detail`.
+ */
+export function roundedText({ summary }, rounding, detail, t) {
+  const found = Object.entries(summary.roundings);
+  if (found.length === 0) return "";
+  const methods = found.length === 1 ? [found[0][0]] : found.map(([name, count]) => `${name} ${t.number(count)}`);
+  const said = t("plan.rounded", { methods: methods.join(", ") });
+  const better = (rounding ?? "auto") === "auto" && detail !== "curvature" && !("gptq" in summary.roundings);
+  return better ? `${said} ${t("plan.closer")}` : said;
 }
 
 /** How many layers have which format, most first: [[format, count]]. */

@@ -1,12 +1,12 @@
 // The plan's layers, grouped by block or type; a row's or a group's format can be pinned by hand.
 
 import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
-import { commonPolicies, formatCounts, grouped, layersMatching } from "../model/plans.js";
+import { AS_RECIPE, commonPolicies, formatCounts, grouped, layersMatching, pinOf, RELEASED } from "../model/plans.js";
 import { formatName } from "../text.js";
 import { icon } from "./controls.js";
 import { layerDetails } from "./layer_details.js";
 
-const AUTO = "";
+const SEVERAL = "several";
 const OPENED_BY_SEARCH = 60;
 
 /** {element, update(state), reveal(layer)}; `pin(modules, policy)` changes the plan. */
@@ -21,17 +21,26 @@ export function layerTable({ t, host, pin }) {
   let last = null;
   const groups = keyedList(table, ({ key }) => `group ${key}`, createGroup);
 
-  /** A list of the policies that are allowed; the first entry leaves the choice to the recipe. */
+  /**
+   * A list of the policies that are allowed, with what leaves the choice to the recipe before them: its rules, whose
+   * entry says what they give, and its own pins where it has some. Layers with different pins are SEVERAL.
+   */
   function formatChoice(label, change) {
-    const control = h("select", { class: "nvfp4-select nvfp4-small", onchange: () => change(control.value || null) });
+    const control = h("select", { class: "nvfp4-select nvfp4-small", onchange: () => change(control.value) });
     let shown = "";
     return {
       control,
-      update(policies, value, name, auto) {
+      update(policies, value, name, format, pinnedByRecipe) {
         setAttribute(control, "aria-label", t(label, { name }));
-        const wanted = [[AUTO, auto], ...policies.map((policy) => [policy, formatName(policy)])];
+        const wanted = [
+          value === SEVERAL && [SEVERAL, format],
+          [RELEASED, value === RELEASED ? format : t("plan.auto")],
+          pinnedByRecipe && [AS_RECIPE, value === AS_RECIPE ? format : t("table.asRecipe")],
+          ...policies.map((policy) => [policy, formatName(policy)]),
+        ].filter(Boolean);
         const text = JSON.stringify(wanted);
-        if (text !== shown) setChildren(control, wanted.map(([key, words]) => h("option", { value: key }, words)));
+        const option = ([key, words]) => h("option", { value: key, disabled: key === SEVERAL }, words);
+        if (text !== shown) setChildren(control, wanted.map(option));
         shown = text;
         if (control.value !== value) control.value = value;
       },
@@ -54,7 +63,7 @@ export function layerTable({ t, host, pin }) {
         setAttribute(name, "title", `${layer.name}  ${layer.shape.join(" × ")}`);
         setAttribute(name, "aria-expanded", String(detailed.has(layer.name)));
         setText(reason, t.told(layer.reason));
-        choice.update(layer.allowed ?? [], layer.pinned ? item.policy : AUTO, layer.module, formatName(layer.format));
+        choice.update(layer.allowed ?? [], item.pin, layer.module, formatName(layer.format), item.pinnedByRecipe);
         choice.control.disabled = (layer.allowed ?? []).length < 2;
         row.classList.toggle("nvfp4-pinned-row", Boolean(layer.pinned));
         setText(error, errorText(layer));
@@ -96,14 +105,16 @@ export function layerTable({ t, host, pin }) {
         setText(name, key);
         setText(count, t("table.layers", { count: layers.length }));
         const policies = commonPolicies(free);
-        const pinned = [...new Set(modules.map((module) => pins[module] ?? AUTO))];
-        choice.update(policies, pinned.length === 1 ? pinned[0] : AUTO, key, summaryOf(layers));
+        const [common = RELEASED, ...others] = new Set(free.map((layer) => pinOf(layer, pins)));
+        const pinnedByRecipe = free.some((layer) => isPinnedByRecipe(layer, pins));
+        choice.update(policies, others.length ? SEVERAL : common, key, summaryOf(layers), pinnedByRecipe);
         choice.control.disabled = policies.length < 2;
         const errors = layers.map((layer) => layer.predicted?.sqnr_db).filter(Number.isFinite);
         setText(error, errors.length ? t.number(Math.min(...errors), 1) : "–");
         setText(size, t.size(layers.reduce((sum, layer) => sum + layer.bytes_after, 0)));
         const shown = (layer) => {
-          const row = { kind: "layer", layer, label: labelOf(layer, by), policy: pins[layer.module] ?? AUTO };
+          const own = { pin: pinOf(layer, pins), pinnedByRecipe: isPinnedByRecipe(layer, pins) };
+          const row = { kind: "layer", layer, label: labelOf(layer, by), ...own };
           return detailed.has(layer.name) ? [row, { kind: "details", layer, calibration }] : [row];
         };
         rows([{ kind: "head" }, ...(open ? layers.flatMap(shown) : [])]);
@@ -116,6 +127,7 @@ export function layerTable({ t, host, pin }) {
     return counts.length === 1 ? formatName(counts[0][0]) : t("table.mixed", { format: formatName(counts[0][0]) });
   }
 
+  const isPinnedByRecipe = (layer, pins) => pinOf(layer, pins) === AS_RECIPE || pins[layer.module] === null;
   const labelOf = (layer, by) => (by === "block" ? layer.kind || layer.module : layer.block || layer.module);
 
   function flip(set, key) {

@@ -55,8 +55,9 @@ export function mergePanel({ t, store, calibrations, textOf }, closed) {
   }
 
   function update(state) {
-    rows(state.calibrations);
-    const names = new Set(state.calibrations.map((entry) => entry.name));
+    const stored = state.calibrations ?? [];
+    rows(stored);
+    const names = new Set(stored.map((entry) => entry.name));
     for (const gone of [...chosen].filter((entry) => !names.has(entry))) chosen.delete(gone);
     merge.disabled = chosen.size < 2 || !into;
   }

@@ -1,7 +1,7 @@
 // Step 2: statistics of the model's activations, collected while the user generates images.
 
 import { h, setText } from "../dom.js";
-import { calibrationName } from "../model/calibrations.js";
+import { calibrationName, comingCalibration } from "../model/calibrations.js";
 import { calibrationDetails } from "../parts/calibration_details.js";
 import { mergePanel } from "../parts/merge.js";
 import { cardList } from "../parts/cards.js";
@@ -58,8 +58,8 @@ export function calibrationStep(session) {
     const wanted = state.choices.calibration;
     const stored = state.calibrations ?? [];
     const chosen = stored.some(({ name }) => name === wanted);
-    const missing = state.calibrations && wanted && !chosen;
-    const coming = missing ? [{ key: wanted, title: wanted, detail: t("calibration.coming") }] : [];
+    const missing = comingCalibration(state);
+    const coming = missing ? [{ key: missing, title: missing, detail: t("calibration.coming") }] : [];
     list.update([none, ...coming, ...stored.map(cardOf)], wanted ?? NONE);
     details.update(state);
     restart.hidden = !chosen;
@@ -83,7 +83,11 @@ function stageOf(there, found) {
 
 /** Where the workflow stands: no loader, a loader, collecting, paused; and the one thing to do next. */
 function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, attempt, store }) {
-  const detail = selectField(t("calibration.detail"), (value) => current().forEach(({ node }) => graph.setWidget(node, "detail", value)));
+  let wantedDetail = null;
+  const detail = selectField(t("calibration.detail"), (value) => {
+    wantedDetail = value;
+    setDetail();
+  });
   const probe = (checked) => current().forEach(({ node }) => graph.setWidget(node, "influence", checked));
   const influence = checkField(t("calibration.influence"), probe, t("calibration.influenceHelp"));
   const sentence = h("p", { role: "status" });
@@ -92,7 +96,7 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
   const pause = button(t("calibration.pause"), () => pauseAll(true), { symbol: "pause" });
   const resume = button(t("calibration.resume"), () => pauseAll(false), { kind: "primary", symbol: "play" });
   const show = button(t("calibration.show"), () => graph.show(current()[0].node), { symbol: "eye" });
-  const template = button(t("calibration.template"), () => attempt(openTemplate), { kind: "primary", symbol: "file-plus" });
+  const template = button(t("calibration.template"), fromTemplate, { kind: "primary", symbol: "file-plus" });
   const loader = button(t("calibration.addLoader"), addLoader, { symbol: "plus" });
   const element = section(
     t("calibration.workflow"),
@@ -117,9 +121,19 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
 
   function insert() {
     const name = calibrationName(store.state.source);
-    const node = graph.insertCalibrate(graph.loadersOf(store.state.source)[0], name);
+    const node = graph.insertCalibrate(graph.loadersOf(store.state.source)[0], name, wantedDetail);
     if (node) choose(node.widgets.find((widget) => widget.name === "name").value);
     store.set({});
+  }
+
+  function setDetail() {
+    for (const { node } of current()) graph.setWidget(node, "detail", wantedDetail);
+  }
+
+  async function fromTemplate() {
+    await attempt(openTemplate);
+    if (wantedDetail !== null) setDetail();
+    calibrations.open(store.state.choices.calibration);
   }
 
   function addLoader() {
@@ -143,9 +157,6 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     setText(counts, live && stage === "active" ? seen : "");
     counts.hidden = !counts.textContent;
     element.dataset.stage = stage;
-    const widget = widgetOf("detail");
-    detail.element.hidden = !widget;
-    if (widget) detail.update(widget.options.values.map((value) => [value, value]), widget.value, t("calibration.detailHelp"));
     influence.element.hidden = !widgetOf("influence");
     influence.update(widgetOf("influence")?.value === true);
     start.hidden = stage !== "notStarted";
@@ -154,6 +165,11 @@ function workflowPart({ t, graph, select, calibrations, headerOf, openTemplate, 
     show.hidden = found.length === 0;
     template.hidden = there || !graph.isEmpty() || !templateOf(headerOf(state.source));
     loader.hidden = there || !headerOf(state.source)?.loader;
+    const widget = widgetOf("detail");
+    const details = widget?.options.values ?? state.options?.details ?? [];
+    detail.element.hidden = details.length === 0 || (!widget && start.hidden && template.hidden && loader.hidden);
+    const level = widget?.value ?? wantedDetail ?? state.options?.defaults.detail;
+    detail.update(details.map((value) => [value, value]), level, t("calibration.detailHelp"));
   }
 
   return { element, update };

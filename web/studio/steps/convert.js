@@ -1,8 +1,9 @@
 // Step 4: the conversion, in ComfyUI's own queue.
 
-import { h, keyedList } from "../dom.js";
+import { h, keyedList, setText } from "../dom.js";
 import { calibrationName, usableChoices } from "../model/calibrations.js";
 import { keyOf, needsRecipe } from "../model/conversions.js";
+import { summaryOf } from "../model/summary.js";
 import { button, checkField, notice, section, textField } from "../parts/controls.js";
 import { finishedJob, interruptedJob, queuedJob, runningJob } from "../parts/jobs.js";
 
@@ -21,11 +22,17 @@ export function convertStep(session) {
     interrupted: jobList(t("convert.interrupted"), ({ id }) => id, interruptedJob({ t, resume: (entry) => queue(() => conversions.resume(entry)), discard })),
     finished: jobList(t("convert.finished"), keyOf, finishedJob({ t, open: (entry) => openResult(entry.target) })),
   };
-  const summary = h("p", { class: "nvfp4-lead" }, t("convert.lead"));
+  const lead = h("p", { class: "nvfp4-lead" }, t("convert.lead"));
+  const facts = h("dl", { class: "nvfp4-facts" });
+  const summary = keyedList(facts, ([label]) => label, ([label]) => {
+    const words = h("dd", {});
+    return { element: h("div", {}, h("dt", {}, label), words), update: ([, text]) => setText(words, text) };
+  });
   const element = h(
     "div",
     { class: "nvfp4-stack" },
-    summary,
+    lead,
+    facts,
     name.element,
     overwrite.element,
     problem.element,
@@ -46,6 +53,7 @@ export function convertStep(session) {
   }
 
   let starting = false;
+  let shownSource = null;
 
   // A button that is disabled loses the focus, so a second press is passed over instead.
   async function convert() {
@@ -61,6 +69,11 @@ export function convertStep(session) {
   }
 
   function update(state) {
+    if (state.source !== shownSource) problem.show("error", ""); // what was said is of the other source
+    shownSource = state.source;
+    facts.hidden = !state.source;
+    summary(state.source ? summaryOf(state, t) : []);
+    start.disabled = !state.source || !state.options;
     name.control.placeholder = state.source ? `${calibrationName(state.source)}-nvfp4` : "";
     name.update(state.choices.output_name);
     overwrite.update(state.choices.overwrite);

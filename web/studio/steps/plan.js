@@ -1,7 +1,8 @@
 // Step 3: what becomes of every layer, and what the file will weigh, before anything is written.
 
 import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
-import { formatCounts } from "../model/plans.js";
+import { comingCalibration } from "../model/calibrations.js";
+import { formatCounts, roundedText } from "../model/plans.js";
 import { blockMap, formatClass } from "../parts/block_map.js";
 import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
 import { budgetCurve } from "../parts/curve.js";
@@ -81,12 +82,13 @@ function planTotals(t) {
   const summary = h("p", { class: "nvfp4-total", role: "status" });
   const speed = h("p", {});
   const quality = h("p", {});
+  const rounded = h("p", { class: "nvfp4-help" });
   const warnings = h("ul", { class: "nvfp4-advice" });
   const repairs = h("ul", { class: "nvfp4-advice" });
   const repaired = disclosure(t("plan.repairs"), repairs);
-  const element = h("div", { class: "nvfp4-panel nvfp4-stack" }, summary, sizes.element, h("div", {}, speed, quality), legend, warnings, repaired);
+  const element = h("div", { class: "nvfp4-panel nvfp4-stack" }, summary, sizes.element, h("div", {}, speed, quality, rounded), legend, warnings, repaired);
 
-  function update({ plan }) {
+  function update({ plan, choices, calibrations, statistics }) {
     const ratio = plan.output_bytes / plan.source_bytes;
     setText(summary, t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) }));
     setText(speed, plan.speed ? t("plan.speed", { factor: t.number(plan.speed.predicted, 2), gpu: plan.speed.gpu }) : "");
@@ -94,14 +96,17 @@ function planTotals(t) {
     const { sqnr_db: error, is } = plan.summary.error;
     setText(quality, Number.isFinite(error) ? t("plan.quality", { value: t.decibels(error) }) : "");
     setAttribute(quality, "title", t.told(is));
+    setText(rounded, roundedText(plan, choices.rounding, statistics[plan.calibration]?.detail, t));
+    const coming = comingCalibration({ choices, calibrations });
     const most = Math.max(plan.source_bytes, plan.output_bytes);
     sizes.update([
       { key: "source", label: t("plan.before"), share: plan.source_bytes / most, text: t.size(plan.source_bytes) },
       { key: "output", label: t("plan.after"), share: plan.output_bytes / most, text: t.size(plan.output_bytes), strong: true },
     ]);
     entries(formatCounts(plan.layers));
-    setChildren(warnings, plan.warnings.map((text) => h("li", {}, t.told(text))));
-    warnings.hidden = plan.warnings.length === 0;
+    const told = [coming && t("calibration.noSamples", { name: coming }), ...plan.warnings.map(t.told)].filter(Boolean);
+    setChildren(warnings, told.map((text) => h("li", {}, text)));
+    warnings.hidden = told.length === 0;
     setChildren(repairs, plan.repairs.map((text) => h("li", {}, t.told(text))));
     repaired.hidden = plan.repairs.length === 0;
   }
