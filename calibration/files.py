@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+PAUSES = tuple(0.01 * 2**number for number in range(8)) if os.name == "nt" else ()
+"""Seconds between two tries."""
 
 
 @contextmanager
@@ -26,10 +30,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        patiently(lambda: os.replace(temporary, path))
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def patiently(action: Callable[[], None]) -> None:
+    """Do what changes a name, and on Windows try again for two and a half seconds where that is refused.
+
+    Nothing there changes the name of a file that somebody has open, and a virus scanner, an indexer or another
+    thread of ours looks at a file just when it is new. Raises OSError.
+    """
+    for pause in PAUSES:
+        try:
+            return action()
+        except PermissionError:
+            time.sleep(pause)
+    return action()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

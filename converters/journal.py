@@ -74,11 +74,15 @@ class Journal:
             self._append(remarks)
         self._append(finished)
 
-    def remove(self) -> None:
-        """Close and delete the journal."""
+    def close(self) -> None:
+        """Leave the journal to a run that goes on."""
         if self._file is not None:
             close_in_spite(self._file)
             self._file = None
+
+    def remove(self) -> None:
+        """Close and delete the journal."""
+        self.close()
         self._path.unlink(missing_ok=True)
 
     def _append(self, entry: str | Mapping[str, Pieces] | Mapping[str, list[str]]) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from ..calibration.files import patiently
 from .errors import ConversionError
 from .journal import Journal, lock, open_private
 
@@ -80,11 +81,11 @@ def give_name(target: Path, overwrite: bool) -> None:
     """
     temporary, _ = temporary_names(target)
     if overwrite:
-        os.replace(temporary, target)
+        patiently(lambda: os.replace(temporary, target))
         return
     try:
         if os.name == "nt":
-            os.rename(temporary, target)  # refuses there by itself
+            patiently(lambda: os.rename(temporary, target))  # refuses there by itself
             return
         os.link(temporary, target)
     except FileExistsError:

@@ -227,7 +227,11 @@ class Writer:
         )
 
     def commit(self) -> None:
-        """Give the finished file its name."""
+        """Give the finished file its name.
+
+        Raises:
+            ConversionError: there is a target now; or the system refuses, and file and journal stay for another run.
+        """
         assert self._file is not None
         check_target(self.target, self._overwrite)
         try:
@@ -235,9 +239,17 @@ class Writer:
                 self._file.close()  # Windows renames no open file
             # Elsewhere the lock is held until the temporary name is gone: nobody can get hold of the file by it.
             give_name(self.target, self._overwrite)
+        except OSError as error:
+            self._let_go()
+            raise ConversionError(
+                f"The finished file cannot be named {self.target} ({error.strerror or error}); it is kept, and the same "
+                "conversion goes on with it: close what uses that file, and start again."
+            ) from error
+        with contextlib.suppress(OSError):  # without its file a journal is nothing that a run would go on with
             self._journal.remove()
-            self._file.close()
-            self._file = None
+        self._file.close()
+        self._file = None
+        try:
             sync_folder(self.target.parent)
         except OSError as error:
             raise explained(error, self.target) from error
@@ -264,6 +276,12 @@ class Writer:
         if not os.fstat(self._file.fileno()).st_size:
             self.abort()
             return
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close everything, and leave the temporary file and the journal to another run."""
+        assert self._file is not None
         self._syncer.close()
+        self._journal.close()
         self._file.close()
         self._file = None

@@ -100,6 +100,27 @@ def test_a_kill_in_the_middle_keeps_the_old_file(stored: Path, calibration: Cali
     assert load(stored).same_as(calibration)
 
 
+def test_a_file_that_others_look_at_is_replaced_when_they_are_done(
+    stored: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, refusals = os.replace, [PermissionError(13, "Permission denied")] * 3
+
+    def busy(*paths: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "replace", busy)
+    more = calibration.merged(calibration)
+    with pytest.raises(CalibrationError, match=r"cannot be written: Permission denied\.$"):
+        save(more, stored)  # where the system has no such reason to refuse, once is enough
+    assert len(refusals) == 2
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    save(more, stored)
+    assert refusals == [] and load(stored).same_as(more)
+    assert list(stored.parent.iterdir()) == [stored]
+
+
 def test_a_loaded_calibration_does_not_depend_on_the_file(stored: Path, calibration: Calibration) -> None:
     loaded = load(stored)
     stored.write_bytes(b"\0" * stored.stat().st_size)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.converters import ConversionError, Options, convert, syncing, verify, writer
 from nvfp4_studio.converters import target as target_module
@@ -227,6 +228,32 @@ def test_a_run_killed_just_before_the_renaming_is_not_lost(
     convert(source, target, progress=lambda done, total, _: shares.append(done / total))
     assert target.read_bytes() == whole and len(written) < 10
     assert max(shares) <= 1
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_verified_file_that_cannot_be_named_is_kept(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """As on Windows while another program has the file open."""
+    source, target = checkpoint("scaled"), tmp_path / "out.safetensors"
+    if overwrite:
+        target.write_bytes(b"old")
+    options = Options(recipe="weight-only", rounding="nearest")
+
+    def refuse(*names: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target_module.os, "replace" if overwrite else "link", refuse)
+        with pytest.raises(
+            ConversionError, match=r"cannot be named .*Permission denied\); it is kept, and the same conver"
+        ):
+            convert(source, target, options, overwrite=overwrite)
+    kept = target_module.temporary_names(target)
+    assert target.exists() == overwrite and all(path.exists() for path in kept)
+    monkeypatch.setattr(writer.Writer, "_written", lambda *_: pytest.fail("something was written again"))
+    convert(source, target, options, overwrite=overwrite)
+    assert load_file(target) and not any(path.exists() for path in kept)
 
 
 def test_a_killed_run_and_a_source_that_only_pretends_to_be_the_same(
