@@ -35,10 +35,7 @@ export function createClient(fetchApi) {
   }
 
   const get = (path) => answerOf(path, { cache: "no-store" });
-  const sent = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  const post = (path, body) => answerOf(path, sent(body));
-  // ComfyUI answers these two with an empty body.
-  const send = (path, body) => fetchApi(path, sent(body));
+  const post = (path, body) => answerOf(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   const ours = (path) => `${PREFIX}/${path}`;
 
   return {
@@ -61,8 +58,10 @@ export function createClient(fetchApi) {
     token: async (node) => (await post(ours("conversion_token"), { node })).token,
     queue: (body) => post("/prompt", body),
     definition: async (node) => (await get(`/object_info/${node}`))[node],
-    unqueue: (promptId) => send("/queue", { delete: [promptId] }),
-    interrupt: (promptId) => send("/interrupt", { prompt_id: promptId }),
+    /** Ends a prompt whether it waits or runs; one that ended already stays as it is. */
+    cancel: (promptId) => post(`/jobs/${encodeURIComponent(promptId)}/cancel`, {}),
+    /** How a prompt ended: ComfyUI's {status_str, messages}, undefined for one that waits, runs or was removed. */
+    outcome: async (promptId) => (await get(`/history/${encodeURIComponent(promptId)}`))[promptId]?.status,
   };
 }
 

@@ -20,7 +20,8 @@ const EVENTS = {
   status: "nvfp4_studio.status",
   refresh: "nvfp4_studio.refresh",
 };
-const PLANNED_BY = ["calibration", "recipe", "input_scale", "rounding", "layout", "budget", "sensitivity", "pins"];
+const CONVERTED_BY = ["output_name", "overwrite"];
+const PLANNED_BY = Object.keys(DEFAULTS).filter((name) => !CONVERTED_BY.includes(name));
 const REFRESH_MS = 200;
 
 const INITIAL = {
@@ -29,7 +30,7 @@ const INITIAL = {
   source: null,
   sources: null,
   headers: {},
-  calibrations: [],
+  calibrations: null,
   statistics: {},
   live: {},
   options: null,
@@ -80,8 +81,8 @@ export function createSession({ host, t, storage, templateAddress }) {
   const plans = createPlans(shared);
   const calibrations = createCalibrations({ ...shared, arrived });
   const results = createResults(shared);
-  const sensitivities = createSensitivities({ ...shared, clientId: host.clientId, measured });
-  const conversions = createConversions({ ...shared, clientId: host.clientId, ended });
+  const sensitivities = createSensitivities({ ...shared, clientId: host.clientId, look: () => conversions.refresh(), measured });
+  const conversions = createConversions({ ...shared, clientId: host.clientId, measuring: sensitivities.found, ended });
 
   function selectSource(id) {
     if (id === store.state.source) return;
@@ -99,15 +100,21 @@ export function createSession({ host, t, storage, templateAddress }) {
     plans.refresh();
   }
 
-  /** The errors of this calibration's model are measured. */
-  async function measured(name) {
+  /** The errors of a source's layers are measured; another source may have been selected meanwhile. */
+  async function measured(source, name) {
     await plans.options();
-    select({ sensitivity: name });
+    const { source: selected, choices } = store.state;
+    if (source === selected) select({ sensitivity: name });
+    else {
+      rememberChoices(storage, source, { ...recallChoices(storage, source), sensitivity: name });
+      if (selected) rememberChoices(storage, selected, choices);
+    }
     host.toast("success", t("plan.measured", { name }));
   }
 
   function go(step) {
     store.set({ step });
+    if (step === "plan") plans.refresh();
     if (step === "convert") conversions.refresh();
     if (step === "result") results.refresh();
   }
@@ -118,10 +125,11 @@ export function createSession({ host, t, storage, templateAddress }) {
   }
 
   /** A conversion ended: tell it once, and look at what there is now. */
-  function ended({ target, source, error, cancelled }) {
+  function ended({ target, source, error, cancelled, skipped }) {
     const name = (target ?? source ?? "").split("/").at(-1);
     if (error) host.toast("error", t("ended.failed", { name, error: t.told(error) }));
     else if (cancelled) host.toast("info", t("ended.cancelled", { name }));
+    else if (skipped) host.toast("info", t("ended.there", { name }));
     else host.toast("success", t("ended.done", { name }));
     refreshSoon();
   }
@@ -173,6 +181,7 @@ export function createSession({ host, t, storage, templateAddress }) {
     const { source, choices } = store.state;
     if (source) sources.describe(source, { first: true });
     if (choices.calibration) calibrations.open(choices.calibration);
+    plans.refresh();
   }
 
   const refreshSoon = debounced(refresh, REFRESH_MS);
@@ -185,19 +194,19 @@ export function createSession({ host, t, storage, templateAddress }) {
     if (store.state.conversions.running.length) go("convert");
   }
 
+  /** The queue changed; who looks at neither conversions nor a measurement needs not ask. */
+  function lookAtQueue() {
+    if (store.state.step === "convert" || store.state.measuring) conversions.refresh();
+  }
+
   function listen() {
     host.on(EVENTS.conversion, ({ detail }) => conversions.live(detail));
     host.on(EVENTS.calibration, ({ detail }) => calibrations.live(detail));
     host.on(EVENTS.refresh, refreshSoon);
     host.on("reconnected", refreshSoon);
     host.on(EVENTS.status, ({ detail }) => sensitivities.live(detail));
-    host.on("execution_success", ({ detail }) => {
-      calibrations.openSoon(store.state.choices.calibration);
-      sensitivities.ended(detail.prompt_id);
-    });
-    host.on("execution_error", ({ detail }) => sensitivities.ended(detail.prompt_id, detail.exception_message?.trim()));
-    host.on("execution_interrupted", ({ detail }) => sensitivities.ended(detail.prompt_id, ""));
-    host.on("status", debounced(() => store.state.step === "convert" && conversions.refresh(), REFRESH_MS));
+    host.on("execution_success", () => calibrations.openSoon(store.state.choices.calibration));
+    host.on("status", debounced(lookAtQueue, REFRESH_MS));
   }
 
   const headerOf = (id) => (store.state.headers[id]?.pending ? undefined : store.state.headers[id]);

@@ -32,6 +32,13 @@ def wait_for(server: Any, condition: Callable[[dict[str, Any]], bool]) -> dict[s
     return dict(found)
 
 
+def cancelled(server: Any, prompt_id: str) -> bool:
+    """What ComfyUI says to the page's cancel."""
+    status, answer = server.request(f"/api/jobs/{prompt_id}/cancel", {})
+    assert status == 200, answer
+    return bool(answer["cancelled"])
+
+
 def test_running_waiting_cancelled_and_failed_conversions_are_told(server: Any) -> None:
     first, second = press(server, "first"), press(server, "second")
     third = press(server, "third", calibration="absent")
@@ -42,8 +49,9 @@ def test_running_waiting_cancelled_and_failed_conversions_are_told(server: Any) 
     assert running["source"] == "diffusion_models/large.safetensors"
     assert running["target"] == "diffusion_models/first.safetensors" and 0 <= running["done"] <= running["total"]
     assert [entry["prompt_id"] for entry in found["queued"]] == ids[1:] and found["interrupted"] == []
-    server.request("/interrupt", {"prompt_id": ids[0]})
+    assert cancelled(server, ids[0])
     server.finish(third)
+    assert not cancelled(server, ids[0]), "it has ended, and nothing else is meant"
     ended = {entry["prompt_id"]: entry for entry in get(server, "conversions")["finished"]}
     assert ended[ids[0]]["cancelled"] and ended[ids[0]]["error"] is None
     assert ended[ids[1]]["error"] is None and not ended[ids[1]]["cancelled"]
@@ -54,6 +62,29 @@ def test_running_waiting_cancelled_and_failed_conversions_are_told(server: Any) 
     output = server.base / "output" / "diffusion_models"
     assert not (output / "first.safetensors").exists() and (output / "second.safetensors").exists()
     assert list(output.glob(".*")) == []
+
+
+def test_what_waits_to_be_converted_or_measured_is_told_and_cancelled(server: Any) -> None:
+    running = press(server, "in-front")[1]["prompt_id"]
+    waiting = press(server, "waiting")[1]["prompt_id"]
+    inputs = {
+        "source": FLUX, "calibration": "kept", "name": "", "formats": "usual", "input_scale": "p99.9",
+        "timesteps": "uniform", "kernels": "auto", "overwrite": True,
+    }  # fmt: skip
+    ordinary = {"class_type": "NVFP4Sensitivity", "inputs": inputs}
+    pressed = {"class_type": "NVFP4Sensitivity", "inputs": {**inputs, "conversion_token": server.token("7")}}
+    measuring = server.queue({"6": ordinary, "7": pressed})[1]["prompt_id"]
+    found = wait_for(server, lambda now: bool(now["running"]))
+    assert [entry["prompt_id"] for entry in found["queued"]] == [waiting]
+    (entry,) = found["measuring"]
+    assert (entry["prompt_id"], entry["node"]) == (measuring, "7")
+    assert (entry["source"], entry["calibration"], entry["name"]) == (FLUX, "kept", "")
+    assert all(cancelled(server, prompt) for prompt in (waiting, measuring, running))
+    status = server.finish((200, {"prompt_id": running}))["status"]
+    assert "execution_interrupted" in [kind for kind, _ in status["messages"]] and status["status_str"] == "error"
+    assert server.request(f"/history/{measuring}")[1] == {}, "a prompt that never ran has no history"
+    found = get(server, "conversions")
+    assert found["running"] == found["queued"] == found["measuring"] == []
 
 
 def test_a_recipe_of_ones_own_is_offered_by_the_node_and_converted_with(server: Any) -> None:

@@ -1,7 +1,8 @@
 // Step 4: conversions run in ComfyUI's own queue; the server knows their state, whatever page looks.
 
+import { newestOnly } from "../store.js";
 import { calibrationName } from "./calibrations.js";
-import { planRequest } from "./plans.js";
+import { planRequest, textEncoderOf } from "./plans.js";
 
 /** The node's id in the queued prompt. No node of a workflow has it, so none is drawn as the one that runs. */
 export const NODE_ID = "nvfp4_studio";
@@ -38,6 +39,9 @@ export function inputsOf(source, choices, defaults) {
     input_scale: choices.input_scale ?? defaults.input_scale,
     rounding: choices.rounding ?? defaults.rounding,
     layout: choices.layout ?? defaults.layout,
+    text_encoder: textEncoderOf(choices) ?? defaults.text_encoder,
+    pre_quant: choices.pre_quant ?? defaults.pre_quant,
+    gain: choices.gain,
     output_name: choices.output_name.trim(),
     overwrite: choices.overwrite,
   };
@@ -70,11 +74,17 @@ function upsert(list, detail) {
   return known ? list.map((entry) => (keyOf(entry) === keyOf(detail) ? detail : entry)) : [...list, detail];
 }
 
-/** Starts, follows and ends conversions. */
-export function createConversions({ store, client, clientId, textOf, ended }) {
+/** Starts, follows and ends conversions; `measuring` hears what the server measures. */
+export function createConversions({ store, client, clientId, textOf, measuring, ended }) {
+  const ask = newestOnly(() => client.conversions());
+
   async function refresh() {
     try {
-      store.set({ conversions: await client.conversions(), conversionsError: null });
+      const found = await ask();
+      if (!found) return;
+      const { measuring: measured, ...conversions } = found;
+      store.set({ conversions, conversionsError: null });
+      measuring(measured);
     } catch (error) {
       store.set({ conversionsError: textOf(error) });
     }
@@ -100,8 +110,7 @@ export function createConversions({ store, client, clientId, textOf, ended }) {
   }
 
   async function cancel(entry) {
-    const runs = store.state.conversions.running.some((other) => keyOf(other) === keyOf(entry));
-    await (runs ? client.interrupt(entry.prompt_id) : client.unqueue(entry.prompt_id));
+    await client.cancel(entry.prompt_id);
     await refresh();
   }
 

@@ -1,5 +1,7 @@
 // Measured errors of every layer in every format: what a budget needs. They are measured in ComfyUI's queue.
 
+import { calibrationName } from "./calibrations.js";
+
 /** The node's id in the queued prompt; see NODE_ID of the conversions. */
 export const MEASURING = "nvfp4_studio_measure";
 const NODE = "NVFP4Sensitivity";
@@ -15,44 +17,77 @@ export function defaultsOf(definition) {
   );
 }
 
-/** Starts a measurement and follows it by the texts that its node shows. */
-export function createSensitivities({ store, client, clientId, textOf, measured }) {
-  let prompt = null;
+/** What the result is called: as its calibration, unless that is the name of another checkpoint's measurement. */
+export function nameFor(calibration, source, sensitivities) {
+  const taken = sensitivities.some((entry) => entry.name === calibration && entry.source && !isOf(entry, source));
+  return taken ? `${calibration}-${calibrationName(source)}` : calibration;
+}
 
+/**
+ * Starts a measurement and follows it, whichever page started it: the server tells what is measured (`look` asks it),
+ * the texts that the node shows tell how far it is, and ComfyUI's history how it ended.
+ */
+export function createSensitivities({ store, client, clientId, textOf, look, measured }) {
   async function measure(source, calibration, inputScale) {
-    store.set({ measuring: { text: "" }, measureError: null });
+    store.set({ measuring: { source, text: "" }, measureError: null });
     try {
-      const inputs = { ...defaultsOf(await client.definition(NODE)), source, calibration, input_scale: inputScale };
+      const name = nameFor(calibration, source, store.state.options.sensitivities);
+      const inputs = { ...defaultsOf(await client.definition(NODE)), source, calibration, name, input_scale: inputScale };
       const token = await client.token(MEASURING);
-      const node = { class_type: NODE, inputs: { ...inputs, name: "", overwrite: true, conversion_token: token } };
+      const node = { class_type: NODE, inputs: { ...inputs, overwrite: true, conversion_token: token } };
       const answer = await client.queue({ client_id: clientId(), prompt: { [MEASURING]: node } });
-      prompt = { id: answer.prompt_id, name: calibration };
+      store.set((state) => ({ measuring: { ...state.measuring, name, prompt_id: answer.prompt_id } }));
     } catch (error) {
       store.set({ measuring: null, measureError: textOf(error) });
+      return;
     }
+    await look();
   }
+
+  let looking = null;
 
   /** A text that a node shows; only the measurement's own is meant. */
   function live({ node, text }) {
-    if (node === MEASURING) store.set({ measuring: { text } });
+    if (node !== MEASURING) return;
+    const { measuring } = store.state;
+    if (measuring) store.set({ measuring: { ...measuring, text } });
+    else looking ??= look().finally(() => (looking = null));
   }
 
-  /** A prompt ended, with an error where there is one. */
-  function ended(promptId, error) {
-    if (promptId !== prompt?.id) return;
-    const { name } = prompt;
-    prompt = null;
-    store.set({ measuring: null, measureError: error ? { message: error, details: "" } : null });
-    if (error === undefined) measured(name);
+  /** What the server measures now and next, of any page; the one that was followed may have ended. */
+  async function found(entries) {
+    const { measuring: before } = store.state;
+    if (before && !before.prompt_id) return; // on its way to the queue
+    const [first] = entries.filter(({ node }) => node === MEASURING);
+    if (first?.prompt_id !== before?.prompt_id) {
+      store.set({ measuring: first ? { ...first, name: first.name || first.calibration, text: "" } : null });
+    }
+    if (before && !entries.some((entry) => entry.prompt_id === before.prompt_id)) await settle(before);
   }
 
-  const cancel = () => client.interrupt(prompt?.id);
+  /** One that was removed from the queue has no outcome. */
+  async function settle({ prompt_id: id, source, name }) {
+    try {
+      const outcome = await client.outcome(id);
+      const [, error] = outcome?.messages.find(([kind]) => kind === "execution_error") ?? [];
+      if (error) store.set({ measureError: { message: error.exception_message.trim(), details: "" } });
+      else if (outcome?.status_str === "success") await measured(source, name);
+    } catch (error) {
+      store.set({ measureError: textOf(error) });
+    }
+  }
 
-  return { measure, live, ended, cancel };
+  async function cancel() {
+    await client.cancel(store.state.measuring.prompt_id);
+    await look();
+  }
+
+  return { measure, live, found, cancel };
 }
+
+const isOf = (entry, source) => [source, source?.split("/").at(-1)].includes(entry.source);
 
 /** Those that were measured on this source and can be used; where none tells its source, all. */
 export function sensitivitiesOf(sensitivities, source) {
-  const file = source?.split("/").at(-1);
-  return sensitivities.filter((entry) => !entry.problem && [source, file].includes(entry.source));
+  return sensitivities.filter((entry) => !entry.problem && isOf(entry, source));
 }

@@ -97,10 +97,17 @@ export function finishedJob({ t, open }) {
         current = item;
         const good = !item.error && !item.cancelled;
         setText(name, fileOf(item.target ?? item.source));
-        setText(detail, good ? t("convert.done", { time: t.duration(item.seconds) }) : item.cancelled ? t("convert.cancelled") : t.told(item.error));
-        setAttribute(detail, "data-kind", good ? "success" : item.cancelled ? "info" : "error");
+        setText(detail, endedText(t, item));
+        setAttribute(detail, "data-kind", item.error ? "error" : item.cancelled || item.skipped ? "info" : "success");
         show.hidden = !good || !item.there;
       },
     };
   };
+}
+
+/** How a conversion ended, in one sentence. */
+export function endedText(t, { target, error, cancelled, skipped, seconds }) {
+  if (error) return t.told(error);
+  if (cancelled) return t("convert.cancelled");
+  return skipped ? t("ended.there", { name: fileOf(target) }) : t("convert.done", { time: t.duration(seconds) });
 }

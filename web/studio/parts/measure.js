@@ -1,7 +1,7 @@
 // The measurement of errors by layer: its button, how far it is, and what it says against it.
 
 import { h, setText } from "../dom.js";
-import { usableChoices } from "../model/calibrations.js";
+import { calibrationName, usableChoices } from "../model/calibrations.js";
 import { button, notice } from "./controls.js";
 
 /** {element, update(state)}; a measurement needs a calibration that kept some inputs of each layer. */
@@ -21,10 +21,11 @@ export function measurePart({ t, store, sensitivities, attempt }) {
   function update(state) {
     const { measuring, measureError } = state;
     start.hidden = Boolean(measuring);
-    start.disabled = !usableChoices(state).calibration;
-    stop.hidden = !measuring;
+    start.disabled = state.statistics[usableChoices(state).calibration]?.detail !== "curvature";
+    stop.hidden = !measuring?.prompt_id;
     const waiting = start.disabled ? t("plan.measureNeeds") : "";
-    setText(status, measuring ? t.told(measuring.text) || t("plan.measureQueued") : waiting);
+    const other = measuring && measuring.source !== state.source ? `${calibrationName(measuring.source)}: ` : "";
+    setText(status, measuring ? other + (t.told(measuring.text) || t("plan.measureQueued")) : waiting);
     status.hidden = !status.textContent;
     problem.show("error", t.told(measureError?.message), measureError?.details);
   }
