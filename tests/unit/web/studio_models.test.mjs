@@ -14,10 +14,23 @@ import { runningTexts } from "../../../web/studio/parts/jobs.js";
 import { binHeights, calibrationName, createCalibrations, usableChoices } from "../../../web/studio/model/calibrations.js";
 import { checkedChoices, DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
 import { afterEvent, createConversions, inputsOf, needsRecipe, promptOf } from "../../../web/studio/model/conversions.js";
-import { commonPolicies, formatCounts, grouped, layersMatching, planRequest } from "../../../web/studio/model/plans.js";
+import {
+  AS_RECIPE,
+  commonPolicies,
+  formatCounts,
+  grouped,
+  layersMatching,
+  pinOf,
+  pinsAfter,
+  planRequest,
+  RELEASED,
+  roundedText,
+  withoutReleases,
+} from "../../../web/studio/model/plans.js";
 import { measuredLayers, worstLayers } from "../../../web/studio/model/results.js";
 import { defaultsOf, sensitivitiesOf } from "../../../web/studio/model/sensitivities.js";
 import { matching, typesOf } from "../../../web/studio/model/sources.js";
+import { summaryOf } from "../../../web/studio/model/summary.js";
 import { createGraph } from "../../../web/studio/graph.js";
 import { newestResultOf } from "../../../web/studio/menu.js";
 import { createStore, newestOnly } from "../../../web/studio/store.js";
@@ -48,7 +61,7 @@ test("choices are kept by source, the newest source is the last one, and what is
   assert.deepEqual(recallChoices(kept, "a"), { ...DEFAULTS, pins: {} });
   assert.equal(recallChoices(kept, "b").overwrite, true);
   assert.equal(lastSource(kept), "b");
-  assert.deepEqual(checkedChoices({ budget: 3, overwrite: "yes", recipe: null, pins: { a: 1, b: "fp8" } }), { ...DEFAULTS, pins: { b: "fp8" } });
+  assert.deepEqual(checkedChoices({ budget: 3, overwrite: "yes", recipe: null, pins: { a: 1, b: "fp8", c: null } }), { ...DEFAULTS, pins: { b: "fp8", c: null } });
 });
 
 test("a broken or forbidden storage is an empty one", () => {
@@ -104,12 +117,54 @@ test("a plan is asked for without the conversion's own choices; a calibration wi
   const wanted = planRequest("s", choices);
   assert.deepEqual([wanted.source, wanted.budget, wanted.calibration], ["s", null, "c"]);
   assert.ok(!("output_name" in wanted) && !("overwrite" in wanted));
+  assert.deepEqual([wanted.text_encoder, wanted.pre_quant, wanted.gain, wanted.kernels], [null, null, false, null]);
+  const encoded = { ...choices, text_encoder: "nvfp4", pre_quant: "search", gain: true, kernels: "b200" };
+  const asked = planRequest("s", encoded);
+  assert.deepEqual([asked.text_encoder, asked.pre_quant, asked.gain, asked.kernels], ["nvfp4", "search", true, "b200"]);
+  assert.equal(planRequest("s", { ...encoded, layout: "diffusion-model" }).text_encoder, null);
   assert.equal(usableChoices({ choices, calibrations: [] }).calibration, null);
   assert.equal(usableChoices({ choices, calibrations: [{ name: "c" }] }).calibration, "c");
+  assert.equal(usableChoices({ choices, calibrations: null }).calibration, "c", "a list that is not loaded tells nothing");
+});
+
+test("before a conversion it is told what it will do, and that a calibration has nothing yet", () => {
+  const options = { defaults: { rounding: "auto", pre_quant: "off", layout: "source", text_encoder: "keep", input_scale: "p99.9" } };
+  const told = (chosen, calibrations) =>
+    Object.fromEntries(summaryOf({ source: "checkpoints/s", choices: { ...DEFAULTS, ...chosen }, calibrations, options }, t));
+  assert.deepEqual(told({}, []), { Source: "checkpoints/s", Recipe: "Automatic", Calibration: "None" });
+  assert.equal(told({ calibration: "c" }, [{ name: "c" }]).Calibration, "c");
+  assert.equal(told({ calibration: "c" }, null).Calibration, "c");
+  assert.equal(told({ calibration: "c" }, []).Calibration, "Not calibrated: “c” has no samples yet.");
+  const all = told({ rounding: "auto", pre_quant: "search", text_encoder: "fp8", pins: { a: "fp8", b: null }, budget: " size<=1GB " }, []);
+  assert.deepEqual([all["Rounding of weights"], all[t("plan.preQuant")], all["Text encoder"]], [undefined, "search", "fp8"]);
+  assert.deepEqual([all["Pinned by hand"], all.Budget], ["1 layer", "size<=1GB"]);
+  assert.equal(told({ text_encoder: "fp8", layout: "diffusion-model" }, [])["Text encoder"], undefined);
+});
+
+test("a plan says how weights are rounded, and what a calibration with more detail would give", () => {
+  const text = (roundings, rounding, detail) => roundedText({ summary: { roundings } }, rounding, detail, t);
+  const closer = "A calibration with detail curvature lets GPTQ round closer.";
+  assert.equal(text({ "block-search": 9 }, null, "scales"), `Rounded by block-search. ${closer}`);
+  assert.equal(text({ "block-search": 9 }, "auto", undefined), `Rounded by block-search. ${closer}`);
+  assert.equal(text({ gptq: 1200, weighted: 2 }, null, "curvature"), "Rounded by gptq 1,200, weighted 2.");
+  assert.equal(text({ nearest: 9 }, "nearest", "scales"), "Rounded by nearest.");
+  assert.equal(text({}, null, undefined), "");
+});
+
+test("layers that the recipe pins are released by null, those pinned by hand by taking the pin off", () => {
+  const layers = [{ module: "a", pinned: true }, { module: "b", pinned: true }, { module: "c", pinned: false }];
+  const pins = { b: "fp8" };
+  assert.deepEqual(layers.map((layer) => pinOf(layer, pins)), [AS_RECIPE, "fp8", RELEASED]);
+  const released = pinsAfter(pins, layers, ["a", "b", "c"], RELEASED);
+  assert.deepEqual(released, { a: null });
+  assert.equal(pinOf({ module: "a", pinned: false }, released), RELEASED);
+  assert.deepEqual(pinsAfter(released, [], ["a"], RELEASED), { a: null });
+  assert.deepEqual([pinsAfter(released, [], ["a"], AS_RECIPE), pinsAfter(released, [], ["a"], "nvfp4")], [{}, { a: "nvfp4" }]);
+  assert.deepEqual(withoutReleases({ a: null, b: "fp8" }), { b: "fp8" });
 });
 
 test("the queued prompt is one convert node with its token, and pins make a recipe necessary", () => {
-  const defaults = { input_scale: "p99.9", rounding: "auto", layout: "source" };
+  const defaults = { input_scale: "p99.9", rounding: "auto", layout: "source", text_encoder: "keep", pre_quant: "off" };
   const inputs = inputsOf("checkpoints/a.safetensors", { ...DEFAULTS, output_name: " b " }, defaults);
   const [[id, node], ...others] = Object.entries(promptOf(inputs, "T"));
   assert.deepEqual(others, []);
@@ -117,6 +172,14 @@ test("the queued prompt is one convert node with its token, and pins make a reci
   assert.equal(node.class_type, "NVFP4Convert");
   const { calibration, rounding, output_name: name, conversion_token: token } = node.inputs;
   assert.deepEqual([calibration, rounding, name, token], ["none", "auto", "b", "T"]);
+  const optional = (chosen) => {
+    const { text_encoder: encoder, pre_quant: scaling, gain, ...rest } = inputsOf("s", { ...DEFAULTS, ...chosen }, defaults);
+    assert.ok(!("kernels" in rest), "what speeds are predicted by is nothing of the file");
+    return [encoder, scaling, gain];
+  };
+  assert.deepEqual(optional({}), ["keep", "off", false]);
+  const all = { text_encoder: "fp8", pre_quant: "search", gain: true };
+  assert.deepEqual([optional(all), optional({ ...all, layout: "diffusion-model" })], [["fp8", "search", true], ["keep", "search", true]]);
   assert.deepEqual([DEFAULTS, { ...DEFAULTS, pins: { a: "fp8" } }, { ...DEFAULTS, budget: "size<=1GB" }].map(needsRecipe), [false, true, true]);
 });
 
@@ -129,7 +192,7 @@ test("plans that wait in the queue keep recipes of their own; the same plan has 
     conversions: async () => ({ running: [], queued: [], finished: [], interrupted: [] }),
   };
   const store = { state: { options: { defaults: {} } }, set() {} };
-  const conversions = createConversions({ store, client, clientId: () => "c", textOf: String, ended() {} });
+  const conversions = createConversions({ store, client, clientId: () => "c", textOf: String, measuring() {}, ended() {} });
   const pinned = (policy) => ({ ...DEFAULTS, pins: { a: policy } });
   await conversions.start("checkpoints/a.safetensors", pinned("keep"));
   await conversions.start("checkpoints/a.safetensors", pinned("nvfp4"));
@@ -223,19 +286,6 @@ test("the calibrate node goes between a loader and all that took its model, once
   delete globalThis.LiteGraph;
 });
 
-test("loaders are found in subgraphs too, by the file that they chose", () => {
-  const inside = { comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "a" }] };
-  const workflow = { nodes: [{ outputs: [], subgraph: { nodes: [inside] } }, { outputs: [{ type: "MODEL" }], widgets: [] }] };
-  assert.deepEqual(matchingLoaders(workflow, "diffusion_models/a"), [inside]);
-  assert.deepEqual(matchingLoaders(workflow, "checkpoints/a"), []);
-  assert.equal(loaderOf({ ...inside, outputs: [{ type: "CLIP" }] }), null);
-});
-
-test("sources are found by words and described by their largest types", () => {
-  assert.deepEqual(matching([{ id: "checkpoints/Flux dev.safetensors" }, { id: "x" }], "dev flux"), [{ id: "checkpoints/Flux dev.safetensors" }]);
-  assert.equal(typesOf({ formats: { bfloat16: 3, float8_e4m3fn: 9, float32: 1 } }, formatName), "FP8 + BF16");
-});
-
 test("a convert node takes the loader's file, and the calibration behind it where there is one of that name", () => {
   const workflow = fakeGraph();
   const loader = workflow.add({ comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "m.safetensors" }] });
@@ -273,6 +323,19 @@ test("a model that leaves a subgraph goes through the calibrate node too", () =>
   inserted.outputs[0].links = [];
   assert.deepEqual(graph.calibrateNodes().map(({ connected }) => connected), [false]);
   delete globalThis.LiteGraph;
+});
+
+test("loaders are found in subgraphs too, by the file that they chose", () => {
+  const inside = { comfyClass: "UNETLoader", outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "a" }] };
+  const workflow = { nodes: [{ outputs: [], subgraph: { nodes: [inside] } }, { outputs: [{ type: "MODEL" }], widgets: [] }] };
+  assert.deepEqual(matchingLoaders(workflow, "diffusion_models/a"), [inside]);
+  assert.deepEqual(matchingLoaders(workflow, "checkpoints/a"), []);
+  assert.equal(loaderOf({ ...inside, outputs: [{ type: "CLIP" }] }), null);
+});
+
+test("sources are found by words and described by their largest types", () => {
+  assert.deepEqual(matching([{ id: "checkpoints/Flux dev.safetensors" }, { id: "x" }], "dev flux"), [{ id: "checkpoints/Flux dev.safetensors" }]);
+  assert.equal(typesOf({ formats: { bfloat16: 3, float8_e4m3fn: 9, float32: 1 } }, formatName), "FP8 + BF16");
 });
 
 test("the newest converted file of a source is the one that is used", () => {
