@@ -112,9 +112,10 @@ def test_a_plan_with_statistics_has_scales(server: Any) -> None:
 def test_what_a_node_can_do_a_plan_can(server: Any) -> None:
     assert server.finish(server.queue(sampling_prompt(3, "rows")))["status"]["status_str"] == "success"
     choices = get(server, "recipes")
-    assert list(choices["pre_quants"]) == ["off", "search"] and list(choices["text_encoders"]) == ["keep", "fp8", "nvfp4"]
-    assert choices["defaults"]["text_encoder"] == "keep" and choices["defaults"]["pre_quant"] == "off"
-    assert choices["defaults"]["detail"] in choices["details"]
+    defaults = choices["defaults"]
+    assert list(choices["pre_quants"]) == ["off", "search"] and defaults["pre_quant"] == "off"
+    assert list(choices["text_encoders"]) == ["keep", "fp8", "nvfp4"] and defaults["text_encoder"] == "keep"
+    assert defaults["detail"] in choices["details"]
     plain = post(server, "plan", source=AIO, calibration="rows", text_encoder="keep", pre_quant="off", gain=None)
     measured = post(server, "plan", source=AIO, calibration="rows", pre_quant="search", gain=True)
     assert measured["formats"] == plain["formats"]

@@ -43,6 +43,9 @@ def test_a_sensitivity_is_listed_drawn_and_gives_measured_errors(server: Any, me
     plan = post(server, "plan", source=AIO, calibration=measured, sensitivity=measured)
     changed = [layer for layer in plan["layers"] if layer["action"] == "quantize" and layer["allowed"]]
     assert changed and sum(layer["predicted"]["measured"] for layer in changed) > len(changed) / 2
+    gained = post(server, "plan", source=AIO, calibration=measured, sensitivity=measured, gain=True)
+    known = [{layer["module"]: layer["predicted"]["measured"] for layer in found["layers"]} for found in (plan, gained)]
+    assert known[0] == known[1], "a gain takes nothing from what was measured"
     status, answer = server.request("/nvfp4_studio/plan", {"source": FLUX, "sensitivity": measured})
     assert status == 400 and "has other weights" in answer["error"]
 
@@ -63,6 +66,9 @@ def test_a_budget_is_kept_drawn_as_a_curve_and_saved_as_a_recipe(server: Any, me
         assert status == 400 and said in answer["error"]
     status, answer = server.request("/nvfp4_studio/plan", {**asked, "budget": "size<=1", "rounding": "nearest"})
     assert status == 400 and "set rounding to auto" in answer["error"]
+    for alone in ({"gain": True}, {"pre_quant": "search"}):
+        status, answer = server.request("/nvfp4_studio/plan", {**asked, "budget": "size<=1", **alone})
+        assert status == 400 and "set pre_quant to off and gain off" in answer["error"]
 
 
 def test_the_sensitivity_node_measures_for_its_button_only(server: Any, measured: str) -> None:
