@@ -42,6 +42,13 @@ def untouched(context: Context, layer: SourceLayer, module: str, reason: str) ->
     return decided(context, layer, module, layer.format, "copy", reason, None, (), None, outputs, repairs)
 
 
+def stored_bytes(context: Context, layer: SourceLayer) -> int:
+    """Bytes of a weight in the source, with all that describes it."""
+    tensors = context.source.tensors
+    own = [*layer.companions, f"{layer.name}.comfy_quant"]
+    return tensors[layer.weight].nbytes + sum(tensors[key].nbytes for key in own if key in tensors)
+
+
 def decided(
     context: Context,
     layer: SourceLayer,
@@ -67,8 +74,6 @@ def decided(
         outputs.append(spec(name, "input_scale", torch.float32, ()))
     if tag is not None:
         outputs.append(spec(name, "comfy_quant", torch.uint8, (len(tags.encode(tag)),)))
-    own = [*layer.companions, f"{layer.name}.comfy_quant"]
-    tensors = context.source.tensors
     return LayerDecision(
         name=name,
         source_name=layer.name,
@@ -85,6 +90,6 @@ def decided(
         clip_rate=chosen.clip_rate if chosen is not None and amax is not None else None,
         repairs=repairs,
         notes=notes,
-        bytes_before=tensors[layer.weight].nbytes + sum(tensors[key].nbytes for key in own if key in tensors),
+        bytes_before=stored_bytes(context, layer),
         outputs=tuple(outputs),
     )

@@ -11,7 +11,7 @@ from ..calibration import LayerStatistics
 from .errors import SourceError
 from .formats import FORMATS, Encoding, Weight, tags
 from .held_out import HeldOut, gain_of, outputs
-from .layers import LEGACY_NAMES
+from .layers import LEGACY_NAMES, SourceLayer
 from .layout import TensorSpec
 from .plan import LayerDecision, Outcome
 from .rounding import METHODS
@@ -32,6 +32,15 @@ def weight_of(source: Source, layer: LayerDecision, stored: torch.Tensor) -> Wei
     return Weight(layer.source_name, stored, source.read(scale) if scale else None)
 
 
+def weight_in(source: Source, layer: SourceLayer) -> Weight:
+    """The weight of a layer of a source, read from it.
+
+    Raises:
+        SourceError: it or its scale cannot be read.
+    """
+    return Weight(layer.name, source.read(layer.weight), source.read(layer.scale) if layer.scale else None)
+
+
 @dataclass(frozen=True)
 class Layer:
     """An encoded layer. ``weight`` is what was rounded: divided by the pre_quant_scale where there is one."""
@@ -47,6 +56,7 @@ def encode(
     statistics: LayerStatistics | None,
     device: torch.device,
     check: Callable[[], None],
+    nearest: dict[float | None, dict[str, torch.Tensor]] | None = None,
 ) -> Layer:
     """Quantize one weight as the plan says; tensors by their suffixes.
 
@@ -56,6 +66,8 @@ def encode(
     Args:
         statistics: what was seen of the layer's inputs, for roundings that look at it.
         check: called between pieces; may raise to cancel.
+        nearest: this weight in NVFP4 by nearest rounding, by the exponent of its pre_quant_scale; what is missing is
+            added, for calls with other methods that compare themselves with it.
 
     Raises:
         ConversionError: the weight holds NaN or infinity.
@@ -67,8 +79,14 @@ def encode(
         weight, statistics = replace(weight, divisor=scale), transformed(statistics, scale)
 
     def rounded(method: str) -> dict[str, torch.Tensor]:
+        kept = nearest if layer.rounding and method == "nearest" else None
+        if kept is not None and layer.pre_quant_exponent in kept:
+            return dict(kept[layer.pre_quant_exponent])
         encoding = Encoding(METHODS[method], device, layer.tag or {}, check, statistics)
-        return FORMATS[layer.format].encode(weight, encoding)
+        found = FORMATS[layer.format].encode(weight, encoding)
+        if kept is not None:
+            kept[layer.pre_quant_exponent] = dict(found)
+        return found
 
     method, notes = layer.rounding or "nearest", []
     tensors = rounded(method)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .context import Context
 from .errors import PlanError
 from .formats import POLICIES
@@ -10,6 +12,7 @@ from .tags import FP8_FORMATS
 
 _GUARDED = "ComfyUI reads the model's size from this shape"
 NOT_LINEAR = "not a linear layer"
+_MANY_SCALES = "FP8 with more than one weight scale, and ComfyUI reads one a tensor"
 
 
 def obstacle(context: Context, layer: SourceLayer, policy: str) -> str | None:
@@ -24,6 +27,8 @@ def obstacle(context: Context, layer: SourceLayer, policy: str) -> str | None:
         return NOT_LINEAR
     if 0 in layer.shape:
         return "an empty matrix"
+    if fulfils(layer, policy) and many_scales(context, layer):
+        return _MANY_SCALES
     stored = POLICIES[policy]
     fields = stored.POLICIES[policy]
     refusal = stored.refusal(layer.shape, fields)
@@ -41,6 +46,11 @@ def already(layer: SourceLayer) -> str:
 def fulfils(layer: SourceLayer, policy: str) -> bool:
     """True when an FP8 weight fulfils a policy as it stands."""
     return layer.is_fp8 and POLICIES[policy].NAME in FP8_FORMATS.values()
+
+
+def many_scales(context: Context, layer: SourceLayer) -> bool:
+    """True for FP8 that can change but not stay: with one scale a row, where ComfyUI reads one a tensor."""
+    return layer.is_fp8 and layer.scale is not None and math.prod(context.source.tensors[layer.scale].shape) != 1
 
 
 def check_pins(context: Context) -> None:

@@ -52,7 +52,7 @@ def menu(sensitivity: Sensitivity, permitted: Permitted | None, ties: bool) -> t
     """All items of a model. ``permitted`` None leaves each layer what was measured of it.
 
     Raises:
-        SensitivityError: layers that go together have not one measured format in common, ``keep`` not either.
+        SensitivityError: layers that go together have not one permitted format in common, ``keep`` not either.
     """
     items = []
     for layers in _tied(sensitivity.layers) if ties else [(layer,) for layer in sensitivity.layers]:
@@ -60,7 +60,10 @@ def menu(sensitivity: Sensitivity, permitted: Permitted | None, ties: bool) -> t
         common = [policy for policy in formats[0] if all(policy in found for found in formats)]
         if not common:
             names = ", ".join(layer.module for layer in layers)
-            raise SensitivityError(f"No format of {names} was measured that can be chosen; measure keep as well.")
+            raise SensitivityError(
+                f"No format that the rules allow {names} was measured, and keep is none of theirs; choose a recipe that lets "
+                "them change, for example weight-only, or measure more formats."
+            )
         items.append(Item(layers, tuple(_option(layers, policy, formats) for policy in common)))
     return tuple(items)
 

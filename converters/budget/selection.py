@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..plan import Plan
-from ..sensitivity import KEEP, Choice, Outcome, Sensitivity, decibels, outcomes_of_plan
+from ..sensitivity import Choice, Outcome, Sensitivity, decibels, outcomes_of_plan
 from .budgets import Budget
 from .knapsack import Group, Indices, Numbers, Solution, solve
 from .menu import Item, Permitted, menu
@@ -198,11 +198,7 @@ class _Problem:
         return self.budget.limit * self.source_bytes if self.budget.relative else self.budget.limit
 
     def _kept_bytes(self) -> int:
-        kept = 0
-        for layer in self.sensitivity.layers:
-            outcome = next((found for found in layer.outcomes if found.choice.policy == KEEP), layer.outcomes[0])
-            kept += outcome.bytes
-        return self.sensitivity.other_bytes + kept
+        return self.sensitivity.other_bytes + sum(layer.kept.bytes for layer in self.sensitivity.layers)
 
     def _most_time(self) -> float:
         """What the layers may take so that the whole evaluation has the speed."""

@@ -14,6 +14,7 @@ from ...calibration import Calibration
 from ...calibration.kinds import kinds
 from ..activations import check_calibration
 from ..decide import context_of
+from ..decided import stored_bytes
 from ..errors import Cancelled, SensitivityError
 from ..kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, load_table
 from ..layers import SourceLayer
@@ -26,7 +27,7 @@ from .identity import calibration_fingerprint, digest_of, source_fingerprint
 from .influence import with_influence
 from .one_layer import Bench, rows_kept
 from .progress_file import ProgressFile
-from .values import KEEP, Choice, LayerSensitivity, Sensitivity, layer_to_json
+from .values import Choice, LayerSensitivity, Sensitivity, layer_to_json
 from .weighting import DEFAULT_WEIGHTING, check_weighting
 
 
@@ -127,7 +128,7 @@ def measure_sensitivity(
             done += source.tensors[layer.weight].nbytes
             progress(done, whole, result.module)
             check()
-    before = sum(bench.decision(layer, Choice(KEEP)).bytes_before for layer in layers)
+    before = sum(stored_bytes(context, layer) for layer in layers)
     return Sensitivity(
         source=source.path.name,
         fingerprint=fingerprint,

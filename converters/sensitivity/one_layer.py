@@ -10,13 +10,14 @@ import torch
 from ...calibration import Calibration, LayerStatistics
 from ...calibration.kinds import NUMBER
 from ..context import Context
-from ..encode import encode, weight_of
+from ..decided import stored_bytes
+from ..encode import encode, weight_in
 from ..formats import FORMATS, Weight, nvfp4
 from ..kernels import KernelTable, kernel_of, layer_seconds
 from ..layer_rules import decide_layer
 from ..layers import SourceLayer
 from ..measure import Encoded
-from ..obstacles import already, obstacle
+from ..obstacles import already, many_scales, obstacle
 from ..pins import Pin
 from ..plan import LayerDecision
 from ..rounding import AUTO, pre_quant, rounding_for
@@ -68,12 +69,11 @@ class Bench:
         module = self.context.module(layer)
         statistics = self.context.statistics(module)
         possible, fixed = self.possible(layer)
-        kept = self.decision(layer, Choice(KEEP))
-        outcomes = [Outcome(Choice(KEEP), kept.bytes_after, 0.0, self._seconds(kept, statistics))]
-        signal = 0.0
         if possible:
             assert statistics is not None
-            signal, outcomes = self._outcomes(layer, kept, possible, statistics)
+            signal, outcomes = self._outcomes(layer, possible, statistics)
+        else:
+            signal, outcomes = 0.0, [self._kept(layer, statistics)]
         kind = self.types[module]
         place = kind.split(".").index(NUMBER) + 1 if NUMBER in kind.split(".") else 0
         return LayerSensitivity(
@@ -89,20 +89,36 @@ class Bench:
             fixed=fixed,
         )
 
+    def _kept(self, layer: SourceLayer, statistics: LayerStatistics | None) -> Outcome:
+        """``keep`` of a layer that has no other choice. One that cannot stay either counts as it is, computed as FP8."""
+        if many_scales(self.context, layer):
+            seconds = self._fp8_seconds(layer.shape, statistics)
+            return Outcome(Choice(KEEP), stored_bytes(self.context, layer), 0.0, seconds)
+        kept = self.decision(layer, Choice(KEEP))
+        return Outcome(Choice(KEEP), kept.bytes_after, 0.0, self._seconds(kept, statistics))
+
     def _outcomes(
-        self, layer: SourceLayer, kept: LayerDecision, possible: list[Choice], statistics: LayerStatistics
+        self, layer: SourceLayer, possible: list[Choice], statistics: LayerStatistics
     ) -> tuple[float, list[Outcome]]:
-        """Signal and outcomes, ``keep`` first."""
+        """Signal and outcomes, ``keep`` first where the layer can stay."""
         assert statistics.reservoir is not None
-        weight = weight_of(self.context.source, kept, self.context.source.read(layer.weight))
+        weight = weight_in(self.context.source, layer)
         values = statistics.reservoir.values().to(self.device)
         weights = row_weights(self.weighting, statistics.reservoir, self.calibration)
         reference = outputs(values.float(), weight.rows, layer.shape, self.check)
         found: dict[Choice, Outcome] = {}
+        tried: set[Choice] = set()
+        nearest: dict[float | None, dict[str, torch.Tensor]] = {}
         signal = 0.0
-        for choice in (Choice(KEEP), *possible):
+        for choice in possible if many_scales(self.context, layer) else (Choice(KEEP), *possible):
             decision = self.decision(layer, choice)
-            computed, taken = self._encoded(layer, decision, weight, choice)
+            asked = replace(choice, rounding=decision.rounding)
+            if asked in tried:
+                continue
+            tried.add(asked)
+            if choice.pre_quant_exponent not in nearest:
+                nearest.clear()
+            computed, taken = self._encoded(layer, decision, weight, choice, nearest)
             if taken in found:
                 continue
             error = output_error(reference, computed, values, weights, self.check)
@@ -113,13 +129,17 @@ class Bench:
     def computed(self, layer: SourceLayer, choice: Choice) -> Computed:
         """One layer as ComfyUI would compute it, if it were written by a choice."""
         decision = self.decision(layer, choice)
-        weight = weight_of(self.context.source, decision, self.context.source.read(layer.weight))
-        return self._encoded(layer, decision, weight, choice)[0]
+        return self._encoded(layer, decision, weight_in(self.context.source, layer), choice, {})[0]
 
     def _encoded(
-        self, layer: SourceLayer, decision: LayerDecision, weight: Weight, choice: Choice
+        self,
+        layer: SourceLayer,
+        decision: LayerDecision,
+        weight: Weight,
+        choice: Choice,
+        nearest: dict[float | None, dict[str, torch.Tensor]],
     ) -> tuple[Computed, Choice]:
-        """The same from a weight that was read, and the choice that was really taken."""
+        """The same from a weight that was read, and the choice that was really taken. ``nearest``: see ``encode``."""
         tag = decision.tag or {}
         quantizes = bool(tag) and not decision.full_precision
         if decision.action == "copy":
@@ -128,7 +148,7 @@ class Bench:
                 scale = float(self.context.source.read(layer.input_scale))
             return Computed(decision.format if tag else None, tag, quantizes, scale, None, weight.rows), choice
         statistics = self.context.statistics(decision.module)
-        encoded = encode(weight, decision, statistics, self.device, self.check)
+        encoded = encode(weight, decision, statistics, self.device, self.check, nearest)
         tensors = encoded.tensors
         rows = FORMATS[decision.format].decoder(Encoded(decision.name, decision.shape, tag, tensors))
         factor = tensors.get("pre_quant_scale")

@@ -52,7 +52,7 @@ def _head(found: Sensitivity, free: Sequence[LayerSensitivity]) -> Section:
 def _totals(found: Sensitivity) -> Section:
     """The whole model in one format; where a layer cannot have it, it stays."""
     lines = (
-        "Layers that a choice was not measured for stay as they are.",
+        "Layers that a choice was not measured for stay as they are, or get what is closest where they cannot stay.",
         "x FP8: predicted speed, times that of the same model with all of these layers computed in FP8; FP8 weights that the "
         "source computes in full precision are slower than that.",
     )
@@ -70,7 +70,7 @@ def _totals(found: Sensitivity) -> Section:
 
 
 def _total(found: Sensitivity, label: str, outcomes: Sequence[Outcome | None]) -> tuple[str, ...]:
-    taken = {layer.module: outcome or layer.outcomes[0] for layer, outcome in zip(found.layers, outcomes, strict=True)}
+    taken = {layer.module: outcome or layer.kept for layer, outcome in zip(found.layers, outcomes, strict=True)}
     return (
         label,
         str(sum(outcome is not None for outcome in outcomes)),

@@ -84,6 +84,11 @@ class LayerSensitivity:
         """The relative squared error of the layer's own output: noise / signal."""
         return outcome.noise / self.signal if self.signal > 0 else 0.0
 
+    @property
+    def kept(self) -> Outcome:
+        """The outcome of ``keep``; of a layer that cannot stay as it is the one with the least noise."""
+        return self.outcome(Choice(KEEP)) or min(self.outcomes, key=lambda outcome: outcome.noise)
+
     def outcome(self, choice: Choice) -> Outcome | None:
         """The outcome of one choice, None when the layer does not have it."""
         return next((found for found in self.outcomes if found.choice == choice), None)

@@ -135,10 +135,13 @@ def _modules(context: Context, target: str) -> list[str]:
 
 
 def _has_nvfp4(context: Context, recipe: Recipe) -> bool:
-    """Whether the rounding matters."""
+    """Whether the rounding matters; it does not for a recipe of which there is no plan."""
     inside = replace(context, recipe=recipe)
-    return any(
-        decide_layer(inside, layer).format == nvfp4.NAME
-        for layer in context.recognised.layers.values()
-        if context.part(layer.weight) == "diffusion_model" and (layer.is_fp8 or layer.is_plain)
-    )
+    try:
+        return any(
+            decide_layer(inside, layer).format == nvfp4.NAME
+            for layer in context.recognised.layers.values()
+            if context.part(layer.weight) == "diffusion_model" and (layer.is_fp8 or layer.is_plain)
+        )
+    except PlanError:
+        return False

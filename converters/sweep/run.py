@@ -14,7 +14,7 @@ from ..decide import context_of, make_plan
 from ..errors import PlanError
 from ..pipeline import Progress, never, no_progress
 from ..plan import Options
-from ..sensitivity import KEEP, Outcome, Sensitivity, outcomes_of_plan
+from ..sensitivity import KEEP, Choice, Outcome, Sensitivity, outcomes_of_plan
 from ..source import Source
 from .configurations import Asked, Configuration, configurations
 from .evaluation import Row, SweepResult, evaluated, ranked
@@ -107,7 +107,7 @@ def _row(
         plan = make_plan(source, made, calibration, calibration_name)
         measured = outcomes_of_plan(sensitivity, plan, complete=True)
         # A layer whose format could not be measured counts as it is.
-        chosen = {layer.module: measured[layer.module] or layer.outcomes[0] for layer in sensitivity.layers}
+        chosen = {layer.module: measured[layer.module] or layer.kept for layer in sensitivity.layers}
     size = plan.output_bytes
     if one.simulated:
         changed = {module for module, outcome in chosen.items() if outcome.choice.policy != KEEP} & simulated.keys()
@@ -131,7 +131,7 @@ def _row(
 
 def _source_row(source: Source, sensitivity: Sensitivity) -> Row:
     kept = {
-        layer.module: next((o for o in layer.outcomes if o.choice.policy == KEEP), layer.outcomes[0])
+        layer.module: layer.outcome(Choice(KEEP)) or Outcome(Choice(KEEP), 0, 0.0, layer.fp8_time)
         for layer in sensitivity.layers
     }
     return evaluated("source", "as it is", "", "", sensitivity, kept, source.size, source.size)

@@ -13,9 +13,8 @@ import torch
 from ...calibration import Calibration
 from ..context import Context
 from ..decide import context_of
-from ..encode import weight_of
+from ..encode import weight_in
 from ..errors import Cancelled
-from ..layer_rules import decide_layer
 from ..layers import SourceLayer
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from ..plan import Options
@@ -105,7 +104,7 @@ def _noise(
 ) -> dict[str, float]:
     statistics = context.statistics(context.module(layer))
     assert statistics is not None and statistics.reservoir is not None
-    weight = weight_of(context.source, decide_layer(context, layer), context.source.read(layer.weight))
+    weight = weight_in(context.source, layer)
     values = statistics.reservoir.values().to(device)
     weights = row_weights(sensitivity.weighting, statistics.reservoir, calibration)
     reference = outputs(values.float(), weight.rows, layer.shape, check)

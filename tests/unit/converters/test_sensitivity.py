@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.calibration import Calibration, Collector
 from nvfp4_studio.converters import Cancelled, PlanError, convert, open_source
+from nvfp4_studio.converters.budget import parse_budget, plan_budget
 from nvfp4_studio.converters.errors import SensitivityError
+from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
 from nvfp4_studio.converters.kernels import load_table
 from nvfp4_studio.converters.plan import Options
 from nvfp4_studio.converters.sensitivity import (
@@ -39,6 +41,7 @@ from nvfp4_studio.converters.sensitivity import (
 )
 from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
 from nvfp4_studio.converters.sensitivity.weighting import row_weights
+from nvfp4_studio.converters.sweep import Asked, sweep
 from nvfp4_studio.converters.verify_outputs import output_fidelity
 
 PROJ = "double_blocks.0.img_attn.proj"
@@ -122,7 +125,6 @@ def test_noise_and_signal_are_those_of_the_converted_file(
         source, target, Options(recipe="weight-only", rounding="gptq"), calibration=calibration, device="cpu"
     )
     decision = next(layer for layer in report.plan.layers if layer.module == PROJ)
-    from nvfp4_studio.converters.formats import nvfp4
     from nvfp4_studio.converters.layers import recognise
     from nvfp4_studio.converters.measure import decoder
 
@@ -163,6 +165,21 @@ def test_auto_is_the_layers_own_method_and_not_told_twice(source: Path, calibrat
     assert [outcome.choice.label for outcome in layer.outcomes] == ["keep", "nvfp4/gptq", "nvfp4/nearest"]
 
 
+def test_no_rounding_of_a_layer_is_computed_twice(
+    source: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode = [], nvfp4.encode
+
+    def counting(weight: Weight, encoding: Encoding) -> dict[str, torch.Tensor]:
+        encoded.append(weight.name)
+        return encode(weight, encoding)
+
+    monkeypatch.setattr(nvfp4, "encode", counting)
+    found = measured(source, calibration, *choices_of(("nvfp4",), ("auto", "gptq", "nearest", "weighted")))
+    changed = [layer.module for layer in found.layers if not layer.fixed]
+    assert sorted(encoded) == sorted(3 * changed)
+
+
 def test_channels_that_stick_out_are_better_off_with_a_pre_quant_scale(source: Path, calibration: Calibration) -> None:
     choices = choices_of(("nvfp4",), ("nearest",), (0.25, 0.5), gain=True)
     layer = measured(source, calibration, *choices).layer(PROJ)
@@ -179,6 +196,37 @@ def test_a_scaled_fp8_source_is_kept_with_the_error_of_its_input(checkpoint: Cal
     layer = measured(path, calibrated_like(path), Choice("float8_e4m3fn")).layer(PROJ)
     assert layer is not None
     assert 0 < layer.outcomes[0].noise < 1e-2 * layer.signal
+
+
+def test_fp8_with_a_scale_a_row_is_measured_in_what_it_can_become(
+    source: Path, calibration: Calibration, tmp_path: Path
+) -> None:
+    tensors = load_file(source)
+    for name in [key for key in tensors if "double_blocks" in key]:
+        scale = tensors[name].float().abs().amax(dim=1, keepdim=True) / 448
+        tensors[name] = (tensors[name].float() / scale).to(torch.float8_e4m3fn)
+        tensors[name.replace(".weight", ".weight_scale")] = scale
+    path = tmp_path / "rows.safetensors"
+    save_file(tensors, path)
+    again = calibrated_like(path)
+    choices = choices_of(("nvfp4", "float8_e4m3fn"), ("nearest",))
+    found = measured(path, again, *choices)
+    layer = found.layer(PROJ)
+    assert layer is not None and [outcome.choice.label for outcome in layer.outcomes] == ["nvfp4/nearest"]
+    assert 0 < layer.outcomes[0].noise < 0.1 * layer.signal
+    unseen = replace(again, layers={name: seen for name, seen in again.layers.items() if name != PROJ})
+    fixed = measured(path, unseen, *choices).layer(PROJ)
+    assert fixed is not None and fixed.fixed and [outcome.choice.label for outcome in fixed.outcomes] == ["keep"]
+    assert fixed.kept.bytes == 128 * 128 + 4 * 128
+    with open_source(path) as opened:
+        budgeted = plan_budget(opened, Options(recipe="weight-only"), again, "c", found, parse_budget("size<=0.9"))
+        assert budgeted.plan.count()["nvfp4"] == 4
+        asked = Asked(recipes=("generic", "weight-only"), roundings=("nearest",), formats=("nvfp4", "int4-g128"))
+        compared = sweep(opened, again, found, asked, options=Options(recipe="weight-only"))
+    assert "should stay FP8" in compared.left_out["generic"]
+    source_row = compared.row("source")
+    assert source_row is not None and source_row.id == "0" and source_row.error == 0
+    assert compared.row("weight-only-nearest") is not None
 
 
 def calibrated_like(path: Path) -> Calibration:
