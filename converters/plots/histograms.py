@@ -126,6 +126,9 @@ def _panel(calibration: Calibration, layer: LayerReport) -> Picture:
         MUTED,
         font(SMALL),
     )
+    if not int(stats.element_magnitude[1:].sum()):  # a logarithmic axis has no place for them
+        draw.text((MARGIN, 70), "nothing but zeros was seen", MUTED, font(NORMAL))
+        return image
     effects = {name: effect for name, effect in layer.policies.items() if effect is not None}
     ranges = [effect.amax for effect in effects.values() if effect.amax is not None]
     edges, uppers = lower_edges().tolist(), upper_edges().tolist()

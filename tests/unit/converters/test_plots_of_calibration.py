@@ -20,9 +20,15 @@ from nvfp4_studio.calibration import (
     observe,
 )
 from nvfp4_studio.converters.plots import Picture, calibration_plot, comparison_plot
-from nvfp4_studio.converters.plots.canvas import BLUE, ORANGE, WIDTH, LogAxis, shortened, text_width
+from nvfp4_studio.converters.plots.canvas import BLUE, LIGHT_BLUE, ORANGE, WIDTH, LogAxis, shortened, text_width
 from nvfp4_studio.converters.plots.coverage import profile_plot, schedule_plot
-from nvfp4_studio.converters.plots.histograms import PANEL_HEIGHT, PANELS, POLICY_COLOURS, layer_histograms
+from nvfp4_studio.converters.plots.histograms import (
+    PANEL_HEIGHT,
+    PANELS,
+    POLICY_COLOURS,
+    layer_histogram,
+    layer_histograms,
+)
 from nvfp4_studio.converters.plots.ranges import depth_plot, range_plot
 
 
@@ -42,8 +48,10 @@ def calibration_of(blocks: int = 6, scale: float = 1.0) -> Calibration:
 
 
 def zero_layer() -> LayerStatistics:
-    nothing = torch.zeros(BINS, dtype=torch.int64)
-    return LayerStatistics(16, 16, 1, 1, 16, 1, 0.0, nothing, nothing, nothing, torch.zeros(2, 16))
+    """One call with a row of 16 zeros, as of text that a prompt has not."""
+    once, elements = (torch.zeros(BINS, dtype=torch.int64) for _ in range(2))
+    once[0], elements[0] = 1, 16
+    return LayerStatistics(16, 16, 1, 1, 16, 0, 0.0, once, once, elements, torch.zeros(2, 16))
 
 
 def colours(image: Picture) -> set[tuple[int, int, int]]:
@@ -96,6 +104,13 @@ def test_many_types_do_not_make_many_panels() -> None:
 )
 def test_odd_calibrations_have_a_picture(calibration: Calibration) -> None:
     assert calibration_plot(calibration).width == WIDTH
+
+
+def test_a_layer_that_saw_only_zeros_has_a_panel_that_says_so() -> None:
+    calibration = Calibration({"zero": zero_layer()}, samplings=1, steps=1)
+    panel = layer_histogram(calibration, calibration_report(calibration), "zero")
+    assert panel is not None and panel.size == (WIDTH // 2, PANEL_HEIGHT)
+    assert not colours(panel) & {BLUE, LIGHT_BLUE}, "nothing is drawn on an axis that zero is not on"
 
 
 def test_an_imported_calibration_has_a_picture_of_its_ranges(tmp_path: Path) -> None:
