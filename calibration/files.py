@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import os
 import secrets
 import time
@@ -13,6 +15,9 @@ from typing import BinaryIO
 
 PAUSES = tuple(0.01 * 2**number for number in range(8)) if os.name == "nt" else ()
 """Seconds between two tries."""
+ABANDONED_SECONDS = 3600
+"""A file that is being written changes every few seconds, however slow the disk is."""
+_RANDOM_BYTES = 6
 
 
 @contextmanager
@@ -20,13 +25,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. A crash or an error at any point
-    leaves the old file, and an error or an interrupt no temporary one. Missing folders are made. Raises
-    OSError.
+    leaves the old file, and an error or an interrupt no temporary one; that of a crash is removed by a later
+    call for the same file. Missing folders are made. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            _remove_abandoned(path, os.fstat(file.fileno()).st_mtime)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -34,6 +40,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _remove_abandoned(path: Path, now: float) -> None:
+    """Remove what crashes left of `path`; `now` by the clock of the folder's machine, in seconds."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * (2 * _RANDOM_BYTES)}.tmp"):
+        with contextlib.suppress(OSError):
+            if now - other.lstat().st_mtime > ABANDONED_SECONDS:
+                other.unlink()
 
 
 def patiently(action: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,21 @@ def test_a_kill_in_the_middle_keeps_the_old_file(stored: Path, calibration: Cali
         os._exit(0)
     os.waitpid(child, 0)
     assert load(stored).same_as(calibration)
+
+
+def test_what_a_kill_left_is_removed_by_a_later_save(tmp_path: Path, calibration: Calibration) -> None:
+    path, now = tmp_path / "model [v1].safetensors", time.time()
+    ages = {
+        ".model [v1].safetensors.0123456789ab.tmp": 2 * files.ABANDONED_SECONDS,
+        ".model [v1].safetensors.ba9876543210.tmp": 60,  # another program may be writing it
+        ".model v.safetensors.0123456789ab.tmp": 2 * files.ABANDONED_SECONDS,
+        ".model [v1].safetensors.mine.tmp": 2 * files.ABANDONED_SECONDS,
+    }
+    for name, age in ages.items():
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (now - age, now - age))
+    save(calibration, path)
+    assert {found.name for found in tmp_path.iterdir()} == {path.name, *list(ages)[1:]}
 
 
 def test_a_file_that_others_look_at_is_replaced_when_they_are_done(
