@@ -73,7 +73,11 @@ def repairs_of(context: Context, layers: tuple[LayerDecision, ...]) -> list[str]
 
 
 def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
-    """The output's header metadata: the source's own, the tags of all layers, and how the file was made."""
+    """The output's header metadata: the source's own, the tags of all layers, and how the file was made.
+
+    Roundings are those that were planned: where one is worse than nearest on held-out inputs a layer gets nearest, which
+    the report tells, and the header is as long as it will be before any layer is rounded.
+    """
     entries: dict[str, Mapping[str, object]] = {
         context.output_name(name): carried.tag for name, carried in _carried(context).items() if carried.tag is not None
     }
@@ -86,7 +90,7 @@ def metadata_of(context: Context, plan: Plan) -> dict[str, str]:
         "recipe": plan.recipe,
         **({"recipe_content": plan.recipe_content} if plan.recipe_content else {}),
         "rounding": plan.options.rounding,
-        "rounding_methods": dict(Counter(layer.rounding for layer in plan.layers if layer.rounding)),
+        "rounding_planned": dict(Counter(layer.rounding for layer in plan.layers if layer.rounding)),
         "input_scale": plan.options.input_scale,
         "text_encoder": plan.options.text_encoder,
         **({"pre_quant": plan.options.pre_quant} if plan.options.pre_quant != OFF else {}),

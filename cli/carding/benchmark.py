@@ -9,7 +9,7 @@ from typing import Any
 from .errors import CardError
 from .file import describe_making
 
-MADE = ("source_sha256", "recipe", "rounding", "rounding_methods", "input_scale", "calibration")
+MADE = ("source_sha256", "recipe", "rounding", "rounding_planned", "input_scale", "calibration")
 
 
 def of_this_file(result: Mapping[str, Any], name: str, made: Mapping[str, Any] | None) -> dict[str, Any]:

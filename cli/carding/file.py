@@ -92,7 +92,7 @@ def describe_making(found: Mapping[str, Any]) -> dict[str, Any]:
         **{key: _said(found.get(key)) for key in MADE_TEXTS},
         "calibration": _said(found["calibration"]) if found.get("calibration") else None,
         "source_sha256": _table(found.get("source_sha256"), str) or None,
-        "rounding_methods": _table(found.get("rounding_methods"), int),
+        "rounding_planned": _table(found.get("rounding_planned"), int),
         "pinned_layers": len(layers) if isinstance(layers, dict) else 0,
     }
 

@@ -79,7 +79,7 @@ def _made(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     if made is None:
         return [("how", "unknown: the file says nothing about it")]
     methods = ", ".join(
-        f"{prose(name)} in {counted(count, 'layer')}" for name, count in made["rounding_methods"].items()
+        f"{prose(name)} in {counted(count, 'layer')}" for name, count in made["rounding_planned"].items()
     )
     return [
         ("converter", f"nvfp4-studio {prose(made['version'])}"),
@@ -87,7 +87,7 @@ def _made(card: Mapping[str, Any]) -> list[tuple[str, str]]:
             "recipe",
             code(made["recipe"]) + (f", {made['pinned_layers']} layers pinned" if made["pinned_layers"] else ""),
         ),
-        ("rounding", code(made["rounding"]) + (f": {methods}" if methods else "")),
+        ("rounding", code(made["rounding"]) + (f", planned: {methods}" if methods else "")),
         ("input_scale", code(made["input_scale"]) if made["calibration"] else "none: inputs are scaled dynamically"),
         ("calibration", code(made["calibration"]) if made["calibration"] else "none"),
     ]

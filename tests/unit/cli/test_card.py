@@ -95,6 +95,8 @@ def test_layers_errors_and_coverage_are_those_of_the_files(run: Any, converted: 
     seen = card["calibration"]
     assert (seen["images"], seen["layers_seen"], seen["layers"]) == (2, 24, 25)
     assert "24 of 25 Linear layers seen" in page
+    planned = card["file"]["made"]["rounding_planned"]
+    assert sum(planned.values()) == formats["nvfp4"] and f"planned: {next(iter(planned))} in" in page
     assert card["loading"]["loader"] == "Load Checkpoint" and card["loading"]["folder"] == "models/checkpoints"
 
 
@@ -151,7 +153,7 @@ def test_what_others_wrote_stays_text_on_the_page(
         "source": EVIL,
         "recipe": EVIL,
         "source_sha256": {EVIL: EVIL},
-        "rounding_methods": {EVIL: 1},
+        "rounding_planned": {EVIL: 1},
     }
     target = changed_header(converted, tmp_path / "evil.safetensors", nvfp4_studio=json.dumps(made), license=EVIL)
     found["output"], found["summary"]["output_bytes"] = target.name, target.stat().st_size
@@ -179,8 +181,8 @@ def test_what_others_wrote_stays_text_on_the_page(
 @pytest.mark.parametrize(
     "made",
     [
-        {"source": 7, "source_sha256": [1], "rounding_methods": [2], "recipe": None, "calibration": {"a": 1}},
-        {"source_sha256": {"a": 1, "b": None}, "rounding_methods": {"gptq": "12"}, "recipe_content": {"layers": 3}},
+        {"source": 7, "source_sha256": [1], "rounding_planned": [2], "recipe": None, "calibration": {"a": 1}},
+        {"source_sha256": {"a": 1, "b": None}, "rounding_planned": {"gptq": "12"}, "recipe_content": {"layers": 3}},
     ],
 )
 def test_a_header_that_was_changed_is_told_as_far_as_it_can_be(
@@ -190,7 +192,7 @@ def test_a_header_that_was_changed_is_told_as_far_as_it_can_be(
     result = run("card", target, "--source", checkpoint)
     card, _ = card_of(tmp_path / "changed.card")
     assert result.status == 0 and card["file"]["made"]["recipe"] == "unknown"
-    assert card["file"]["made"]["source_sha256"] is None and card["file"]["made"]["rounding_methods"] == {}
+    assert card["file"]["made"]["source_sha256"] is None and card["file"]["made"]["rounding_planned"] == {}
 
 
 def test_a_card_needs_nothing_that_asks_servers() -> None:
