@@ -16,9 +16,10 @@ import torch
 from ..calibration import Calibration
 from .buffers import CHECK_SECONDS, Buffers
 from .encode import description, encode, weight_of
-from .errors import Cancelled, ConversionError
+from .errors import Cancelled
 from .formats import FORMATS
 from .measure import LayerError, measure_encoded
+from .memory import memory_for
 from .pipeline import Progress
 from .plan import LayerDecision, Outcome, Plan
 from .source import Source
@@ -29,9 +30,6 @@ LEAST_UNDER_WAY, MOST_UNDER_WAY = 96 << 20, 256 << 20
 WEIGHTS_UNDER_WAY = 3
 """Bytes of the source in memory at once: of the largest weight the one that is being read and those that two threads
 quantize, so that none of them waits; more would cost fresh memory for nothing."""
-
-OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""How torch's error begins when a CPU has no memory left; it has no class of its own."""
 
 
 class Execution:
@@ -152,16 +150,11 @@ class Execution:
         try:
             self._check_thread()
             layer = self._quantized.get(part.name)
-            if layer is None:
-                self._copy(part)
-            else:
-                self._quantize(layer, part)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
-                raise
-            raise ConversionError(
-                f"There is not enough memory for {part.name}; close other programs, or convert with fewer threads."
-            ) from error
+            with memory_for(part.name):
+                if layer is None:
+                    self._copy(part)
+                else:
+                    self._quantize(layer, part)
         finally:
             part.buffer.release()
 

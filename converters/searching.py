@@ -17,6 +17,7 @@ from .encode import weight_of
 from .errors import Cancelled
 from .formats import nvfp4
 from .held_out import search_pre_quant
+from .memory import memory_for
 from .pins import MAX_REASON, Pin
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .plan import LayerDecision, Options, Plan
@@ -148,8 +149,12 @@ def _searched(
     if lacking is not None or statistics is None:
         return Searched(layer.module, 0.0, f"none, {lacking}")
     check()
-    weight = weight_of(source, layer, source.read(f"{layer.source_name}.weight"))
-    found = search_pre_quant(weight, statistics, layer.rounding, input_policy=input_policy, device=device, check=check)
+    name = f"{layer.source_name}.weight"
+    with memory_for(name):
+        weight = weight_of(source, layer, source.read(name))
+        found = search_pre_quant(
+            weight, statistics, layer.rounding, input_policy=input_policy, device=device, check=check
+        )
     if found is None:
         return Searched(layer.module, 0.0, "none brings its outputs closer")
     return Searched(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .buffers import Buffer, Buffers
+from .memory import memory_for
 from .source import Source
 from .tensors import TensorInfo
 
@@ -56,8 +57,9 @@ class Stream:
                 digest = hashlib.sha256()
                 last: Future[None] | None = None
                 for name, start, size in self._regions(number):
-                    buffer = self._buffers.take(size, 1 if name is None else 2, self._check)
-                    self._source.read_into(number, start, buffer.view)
+                    with memory_for(name or self._source.files[number].name):
+                        buffer = self._buffers.take(size, 1 if name is None else 2, self._check)
+                        self._source.read_into(number, start, buffer.view)
                     last = thread.submit(_update, digest, buffer)
                     if name is not None:
                         yield Part(name, start - self._source.tensors[name].start, buffer)
@@ -94,9 +96,10 @@ class Stream:
         for name in self._wanted:
             info = self._source.tensors[name]
             if info.file == number and name not in passed:
-                buffer = self._buffers.take(info.nbytes, 1, self._check)
-                values = self._source.read(name).contiguous().reshape(-1).view(torch.uint8)
-                buffer.view[:] = values.numpy().data
+                with memory_for(name):
+                    buffer = self._buffers.take(info.nbytes, 1, self._check)
+                    values = self._source.read(name).contiguous().reshape(-1).view(torch.uint8)
+                    buffer.view[:] = values.numpy().data
                 yield Part(name, 0, buffer)
 
 

@@ -252,6 +252,20 @@ def test_what_was_searched_outlives_an_error(
     assert searched == [] and hidden(source.parent) == []
 
 
+def test_a_gpu_that_is_full_while_searching_is_one_sentence(
+    source: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(searching, "search_pre_quant", full)
+    with pytest.raises(
+        ConversionError, match=r"The GPU has not enough memory for blocks.0.outliers.weight; .* --device cpu\.$"
+    ):
+        convert(source, source.with_name("out.safetensors"), SEARCH, calibration=calibration)
+    assert hidden(source.parent) == []
+
+
 def test_an_interrupt_keeps_no_search(source: Path, calibration: Calibration) -> None:
     def progress(done: int, total: int, label: str) -> None:
         raise KeyboardInterrupt

@@ -8,13 +8,14 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import Options, convert, execute, syncing
+from nvfp4_studio.converters import Options, buffers, convert, execute, syncing
 from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters import writer as writer_module
 from nvfp4_studio.converters.errors import ConversionError, SourceError, VerificationError
@@ -379,10 +380,44 @@ def test_threads_and_names_that_cannot_be(tmp_path: Path) -> None:
         convert(source, "a\0b.safetensors")
 
 
-def test_memory_that_runs_out_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "function", "raised", "told"),
+    [
+        (
+            execute,
+            "encode",
+            lambda *_: torch.empty(1 << 60, dtype=torch.uint8),
+            "There is not enough memory for {}; close",
+        ),
+        (buffers, "bytearray", MemoryError(), "There is not enough memory for {}; close other programs"),
+        (
+            execute,
+            "encode",
+            torch.OutOfMemoryError("CUDA out of memory."),
+            "The GPU has not enough memory for {}; close",
+        ),
+    ],
+    ids=["rounding", "large tensor", "gpu"],
+)
+def test_memory_that_runs_out_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    function: str,
+    raised: Exception | Callable[..., object],
+    told: str,
+) -> None:
     source = tmp_path / "in.safetensors"
     save_file({"blocks.0.a.weight": torch.randn(64, 64)}, source)
-    monkeypatch.setattr(execute, "encode", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
-    with pytest.raises(ConversionError, match="not enough memory for blocks.0.a.weight"):
+
+    def fail(*_: object) -> None:
+        if isinstance(raised, Exception):
+            raise raised
+        raised()
+
+    for limit in ("LEAST_UNDER_WAY", "MOST_UNDER_WAY"):
+        monkeypatch.setattr(execute, limit, 8192)  # so that the weight gets memory of its own
+    monkeypatch.setattr(module, function, fail, raising=False)
+    with pytest.raises(ConversionError, match=told.format("blocks.0.a.weight")):
         convert(source, tmp_path / "out.safetensors", Options(recipe="weight-only"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
