@@ -186,7 +186,7 @@ def _entry(identity: str, path: Path) -> dict[str, Any] | None:
 
     try:
         stat = path.stat()
-        facts = {"id": identity, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        facts = {"id": identity, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "loader": loader(identity)}
         return {**facts, **_summaries.get(path, read)}
     except OSError:  # gone since it was listed
         return None

@@ -59,10 +59,10 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loader(source: str) -> dict[str, str]:
-    """The node that opens a file, its widget and the widget's value."""
+    """The node that opens a file, its widget and the widget's value, which has the separators of the system."""
     folder, _, name = source.partition("/")
     class_type, widget = LOADERS[folder]
-    return {"class_type": class_type, "widget": widget, "value": name}
+    return {"class_type": class_type, "widget": widget, "value": str(Path(name))}
 
 
 def _description(source: Source) -> dict[str, Any]:

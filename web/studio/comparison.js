@@ -1,5 +1,6 @@
 // The comparing example with a source and the file that was converted from it.
 
+import { fileOf } from "./model/sources.js";
 import { changeValues } from "./template.js";
 
 export const COMPARISON = "nvfp4_compare";
@@ -13,7 +14,7 @@ const SIDE = 1024;
  * file, else any. Undefined where there is none any more.
  */
 export function sourceOfResult(sources, file, result, chosen) {
-  const named = sources.filter(({ id }) => id === file || id.split(/[\\/]/).at(-1) === file).map(({ id }) => id);
+  const named = sources.filter(({ id }) => id === file || fileOf(id) === file).map(({ id }) => id);
   const [folder] = result.split("/");
   return named.find((id) => id === chosen) ?? named.find((id) => id.startsWith(`${folder}/`)) ?? named[0];
 }

@@ -3,6 +3,7 @@
 import { loaderOf } from "../lib/loaders.js";
 import { createGraph } from "./graph.js";
 import { calibrationName } from "./model/calibrations.js";
+import { fileOf } from "./model/sources.js";
 
 /** The entries for a node; none when it loads no diffusion model. `ready()` gives the session. */
 export function menuItemsOf(node, { t, host, ready }) {
@@ -30,7 +31,7 @@ export function menuItemsOf(node, { t, host, ready }) {
     const session = await ready();
     await session.results.refresh();
     const found = newestResultOf(session.store.state.results, loader.source);
-    if (found) await session.useIn(node, loader.widget, found.id);
+    if (found) await session.useIn(node, found.loader);
     else host.toast("info", t("menu.noneConverted", { name: loader.widget.value }));
   }
 
@@ -44,8 +45,8 @@ export function menuItemsOf(node, { t, host, ready }) {
 
 /** The newest converted file of a source that a loader of its folder can open, else undefined. */
 export function newestResultOf(results, source) {
-  const [folder, ...rest] = source.split("/");
-  const file = rest.join("/").split(/[\\/]/).at(-1);
+  const [folder] = source.split("/");
+  const file = fileOf(source);
   return results
     .filter((entry) => entry.source === source || (entry.source === file && entry.id.startsWith(`${folder}/`)))
     .sort((a, b) => b.modified_ns - a.modified_ns)[0];

@@ -9,7 +9,7 @@ import { createConversions } from "./model/conversions.js";
 import { createPlans } from "./model/plans.js";
 import { createResults } from "./model/results.js";
 import { createSensitivities } from "./model/sensitivities.js";
-import { createSources } from "./model/sources.js";
+import { createSources, fileOf } from "./model/sources.js";
 import { createStore, debounced } from "./store.js";
 import { filledTemplate, templateOf } from "./template.js";
 
@@ -126,7 +126,7 @@ export function createSession({ host, t, storage, templateAddress }) {
 
   /** A conversion ended: tell it once, and look at what there is now. */
   function ended({ target, source, error, cancelled, skipped }) {
-    const name = (target ?? source ?? "").split("/").at(-1);
+    const name = fileOf(target ?? source);
     if (error) host.toast("error", t("ended.failed", { name, error: t.told(error) }));
     else if (cancelled) host.toast("info", t("ended.cancelled", { name }));
     else if (skipped) host.toast("info", t("ended.there", { name }));
@@ -141,12 +141,11 @@ export function createSession({ host, t, storage, templateAddress }) {
   }
 
   /** Put a converted file into one loader. */
-  async function useIn(node, widget, id) {
+  async function useIn(node, { widget, value }) {
     await host.app.refreshComboInNodes?.();
-    const file = id.split("/").slice(1).join("/");
-    graph.setWidget(node, widget.name, file);
+    graph.setWidget(node, widget, value);
     host.changed();
-    host.toast("success", t("result.set", { name: file }));
+    host.toast("success", t("result.set", { name: value }));
   }
 
   /** The example workflow with this source, for an empty canvas. */

@@ -1,6 +1,7 @@
 // Step 2: stored calibrations, and the one that grows while the user samples.
 
 import { debounced, newestOnly } from "../store.js";
+import { fileOf } from "./sources.js";
 
 const RELOAD_MS = 600;
 
@@ -66,7 +67,7 @@ export function createCalibrations({ store, client, textOf, select, arrived }) {
 
 /** A name for a source's calibration: its file name without folders and suffix. */
 export function calibrationName(source) {
-  return source.split("/").at(-1).replace(/\.[^.]+$/, "");
+  return fileOf(source).replace(/\.[^.]+$/, "");
 }
 
 /** Share 0..1 of each noise bin against the fullest one, low noise first. */

@@ -1,6 +1,7 @@
 // Measured errors of every layer in every format: what a budget needs. They are measured in ComfyUI's queue.
 
 import { calibrationName } from "./calibrations.js";
+import { fileOf } from "./sources.js";
 
 /** The node's id in the queued prompt; see NODE_ID of the conversions. */
 export const MEASURING = "nvfp4_studio_measure";
@@ -85,7 +86,7 @@ export function createSensitivities({ store, client, clientId, textOf, look, mea
   return { measure, live, found, cancel };
 }
 
-const isOf = (entry, source) => [source, source?.split("/").at(-1)].includes(entry.source);
+const isOf = (entry, source) => [source, fileOf(source)].includes(entry.source);
 
 /** Those that were measured on this source and can be used; where none tells its source, all. */
 export function sensitivitiesOf(sensitivities, source) {

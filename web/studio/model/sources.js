@@ -65,6 +65,9 @@ export function createSources({ store, client, textOf }) {
   return { refresh, describe };
 }
 
+/** The file's name in an id. Below the folder's key ComfyUI lists files with the separators of its system. */
+export const fileOf = (id) => String(id ?? "").split(/[\\/]/).at(-1);
+
 /** The entries whose id has every word of the search, those of the search's order. */
 export function matching(entries, search) {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);

@@ -1,10 +1,9 @@
 // One conversion as a card: running with progress, waiting, ended, or interrupted.
 
 import { h, setAttribute, setText } from "../dom.js";
+import { fileOf } from "../model/sources.js";
 import { button } from "./controls.js";
 import { progressBar } from "./meters.js";
-
-const fileOf = (id) => (id ?? "").split("/").at(-1);
 
 /** A conversion that runs: bytes, rate, remaining time, current layer, cancel. */
 export function runningJob({ t, cancel }) {
