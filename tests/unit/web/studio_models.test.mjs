@@ -32,7 +32,7 @@ import { defaultsOf, sensitivitiesOf } from "../../../web/studio/model/sensitivi
 import { matching, typesOf } from "../../../web/studio/model/sources.js";
 import { summaryOf } from "../../../web/studio/model/summary.js";
 import { createGraph } from "../../../web/studio/graph.js";
-import { newestResultOf } from "../../../web/studio/menu.js";
+import { menuItemsOf, newestResultOf } from "../../../web/studio/menu.js";
 import { createStore, newestOnly } from "../../../web/studio/store.js";
 import { filledTemplate, templateOf } from "../../../web/studio/template.js";
 import { createTranslator, formatName } from "../../../web/studio/text.js";
@@ -349,6 +349,20 @@ test("the newest converted file of a source is the one that is used", () => {
 });
 
 test("a result's map has the layers of blocks with the errors that were measured", () => {
+test("files in subfolders are known by their names on Windows too", async () => {
+  const source = "diffusion_models/wan\\high.safetensors";
+  assert.equal(calibrationName(source), "high");
+  assert.deepEqual(sensitivitiesOf([{ name: "x", source: "high.safetensors" }], source).map(({ name }) => name), ["x"]);
+  assert.equal(sourceOfResult([{ id: source }], "high.safetensors", "diffusion_models/wan/x.safetensors", null), source);
+  const loader = { class_type: "UNETLoader", widget: "unet_name", value: "wan\\high-nvfp4.safetensors" };
+  const results = [{ id: "diffusion_models/wan/high-nvfp4.safetensors", source: "high.safetensors", modified_ns: 1, loader }];
+  const node = { outputs: [{ type: "MODEL" }], widgets: [{ name: "unet_name", value: "wan\\high.safetensors" }] };
+  const used = [];
+  const session = { results: { async refresh() {} }, store: { state: { results } }, useIn: (...given) => used.push(given) };
+  await menuItemsOf(node, { t, host: {}, ready: async () => session }).at(-1).callback();
+  assert.deepEqual(used, [[node, loader]], "the loader's list has the separators of the system");
+});
+
   const layers = [{ name: "in", block: "", kind: "in" }, { name: "b.0.q", block: "b.0", kind: "q", error: { sqnr_db: 20 } }, { name: "encoder" }];
   const [layer, ...others] = measuredLayers({ plan: { layers } });
   assert.deepEqual([layer.name, layer.predicted, others, measuredLayers(null)], ["b.0.q", { sqnr_db: 20 }, [], []]);
