@@ -73,20 +73,28 @@ def plan_budget(
     context = context_of(source, options, calibration)
     rules = permitted(context, beyond_rules=beyond_rules)
 
-    def chosen(wanted: Budget, more_bytes: int) -> tuple[Selection, Recipe, Plan]:
-        selection = choose(
-            sensitivity, wanted, permitted=rules, ties=ties, more_bytes=more_bytes, source_bytes=source.size
-        )
-        if all(choice.policy == KEEP for choice in selection.choices.values()):
+    def chosen(wanted: Budget, more_bytes: int) -> Selection:
+        return choose(sensitivity, wanted, permitted=rules, ties=ties, more_bytes=more_bytes, source_bytes=source.size)
+
+    def planned(selection: Selection) -> tuple[Recipe, Plan]:
+        if not _changes(selection):
             raise PlanError(f"{source.path.name} as it is keeps the budget {budget} best; there is nothing to convert.")
         recipe = recipe_of(selection, context.recipe, rules)
-        return selection, recipe, make_plan(source, replace(options, recipe=recipe), calibration, calibration_name)
+        return recipe, make_plan(source, replace(options, recipe=recipe), calibration, calibration_name)
 
-    selection, recipe, plan = chosen(SMALLEST if budget.aspect == "size" else budget, 0)
-    if budget.aspect == "size":
+    if budget.aspect != "size":
+        selection = chosen(budget, 0)
+        recipe, plan = planned(selection)
+    else:
         limit = budget.limit * source.size if budget.relative else budget.limit
+        smallest = chosen(SMALLEST, 0)
+        # There is no plan that changes nothing; what it would have beside its layers the source tells.
+        size = planned(smallest)[1].output_bytes if _changes(smallest) else source.size - _left_out(context)
+        more = size - smallest.totals.bytes
         for _ in range(TRIES):
-            selection, recipe, plan = chosen(budget, plan.output_bytes - selection.totals.bytes)
+            selection = chosen(budget, more)
+            recipe, plan = planned(selection)
+            more = plan.output_bytes - selection.totals.bytes
             if plan.output_bytes <= limit:
                 break
         else:
@@ -108,6 +116,15 @@ def published_recipes(family: Family) -> list[str]:
     """The built-in recipes of a family: its default and those that bear its name."""
     names = [path.stem for path in sorted(RECIPE_FOLDER.glob("*.json"))]
     return [name for name in names if name == family.default_recipe or name.startswith(f"{family.name}-")]
+
+
+def _changes(selection: Selection) -> bool:
+    return any(choice.policy != KEEP for choice in selection.choices.values())
+
+
+def _left_out(context: Context) -> int:
+    """Bytes of what the layout leaves out."""
+    return sum(info.nbytes for name, info in context.source.tensors.items() if not context.kept(name))
 
 
 def _pin(selection: Selection, module: str) -> Pin:

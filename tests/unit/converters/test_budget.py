@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,26 @@ def test_nothing_to_convert_is_said(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint("scaled")
     with open_source(path) as source, pytest.raises(PlanError, match="as it is keeps the budget speed>=0.5 best"):
         plan_budget(source, Options(), None, None, measured(path), parse_budget("speed>=0.5"))
+
+
+def test_a_size_below_a_source_that_nothing_makes_smaller_is_refused_with_what_can_be_had(
+    checkpoint: Callable[..., Path],
+) -> None:
+    path = checkpoint("scaled")
+    sensitivity = measured(path)
+    kept = tuple(replace(found, outcomes=tuple(map(larger, found.outcomes))) for found in sensitivity.layers)
+    with open_source(path) as source:
+        for budget in ("size<=0.5", "size<=10kB"):
+            with pytest.raises(PlanError, match="cannot be kept: the smallest file that the rules allow has") as raised:
+                plan_budget(source, Options(), None, None, replace(sensitivity, layers=kept), parse_budget(budget))
+        offered = parse_budget(str(raised.value).rpartition("ask for ")[2].rstrip("."))
+        assert offered.limit == pytest.approx(source.size, rel=0.1)
+        with pytest.raises(PlanError, match="as it is keeps the budget size<=1.5 best"):
+            plan_budget(source, Options(), None, None, replace(sensitivity, layers=kept), parse_budget("size<=1.5"))
+
+
+def larger(outcome: Outcome) -> Outcome:
+    return outcome if outcome.choice == KEPT else replace(outcome, bytes=outcome.bytes * 4)
 
 
 def test_recipes_of_the_family_lie_beside_the_curve(checkpoint: Callable[..., Path]) -> None:
