@@ -238,7 +238,9 @@ class _Evaluation:
         """The evaluation's bin and passes, with tensors on `device`."""
         if device not in self._moments:
             here = self._moments[self.device]
-            bins, number = here.bins.to(device, non_blocking=True), here.number.to(device, non_blocking=True)
+            # Only a GPU puts its work behind the copy; a CPU would read what has not come yet.
+            ahead = device.type != "cpu"
+            bins, number = (part.to(device, non_blocking=ahead) for part in (here.bins, here.number))
             self._moments[device] = Moment(bins, number, self.passes)
         return self._moments[device]
 
