@@ -52,8 +52,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where sources and outputs go (default: a temporary folder)")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds until a run is given up (default 1200)")
     parser.add_argument("--json", type=Path, help="result (default: benchmarks/results/peers.json; none with --small)")
-    parser.add_argument("--write-readme", action="store_true", help="run nothing, put the last result into the README")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the README to write into")
+    parser.add_argument(
+        "--write-readme", action="store_true", help="run nothing, put the last result into both READMEs"
+    )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        nargs="+",
+        default=[ROOT / "README.md", ROOT / "benchmarks" / "README.md"],
+        help="the pages to write into: each gets the table, the summary or both, where its markers are",
+    )
     return parser.parse_args()
 
 
@@ -174,7 +182,9 @@ def main() -> int:
     options = arguments()
     target = options.json or (None if options.small else RESULT)
     if options.write_readme:
-        write_into(options.readme, json.loads((target or RESULT).read_text(encoding="utf-8")))
+        last = json.loads((target or RESULT).read_text(encoding="utf-8"))
+        for page in options.readme:
+            write_into(page, last)
         return 0
     result = compare(options)
     print(f"\n{table(result)}")

@@ -1,4 +1,4 @@
-"""Tables of the README that a benchmark's result writes: each has its place between two markers."""
+"""Tables of a README that a benchmark's result writes: each has its place between two markers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison as a Markdown table, and its place in the README."""
+"""The comparison as a Markdown table and in a few sentences, and where both stand in the READMEs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 from readme import write_between
 
 BEGIN, END = "<!-- peers: made by benchmarks/against_peers.py --write-readme -->", "<!-- /peers -->"
+BEGIN_SUMMARY = "<!-- peers in short: made by benchmarks/against_peers.py --write-readme -->"
+END_SUMMARY = "<!-- /peers in short -->"
+PAGE = "https://github.com/nvfp4-studio/nvfp4-studio/blob/main/benchmarks/README.md#beside-other-converters"
+WRONG = "**wrong**"
 RIGHT_DB = 15.0
 """Above this SQNR the weights are those of the source; a wrong scale gives about 0 dB."""
 HEADINGS = (
@@ -42,6 +46,35 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(f"| {name} | {' | '.join(_cells(variant))} |")
     notes += [f"{name} is not run: {reason}" for name, reason in result["not_run"].items()]
     return "\n".join([*lines, "", *(f"- {note.replace('|', '/')}." for note in notes)])
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What the first variant of each converter was like beside ours."""
+    own, *others = [(each["name"], each["variants"][0]) for each in result["converters"] if _measured(each)]
+    where = f"[benchmarks]({PAGE}), `python benchmarks/against_peers.py`"
+    if not others:
+        return f"None of the other converters could be run, {result['date']}; why: {where}."
+    ours = own[1]
+    times = ", ".join(f"{name} {variant['times_ours']:.1f}" for name, variant in others)
+    memory = [variant["peak_mb"] / ours["peak_mb"] for _, variant in others]
+    most = max(variant["weights"]["sqnr_db"] for _, variant in others)
+    wrong = [name for name, variant in others if _scaled_fp8(variant.get("scaled_fp8")).startswith(WRONG)]
+    return (
+        f"{result['source']['weights'] / 1e6:.0f} million weights in BF16 to NVFP4, without a GPU, {result['date']}. Times as long "
+        f"as ours, each with the choices of its first row in the table: {times}. They took {min(memory):.0f} to {max(memory):.0f} "
+        f"times our {ours['peak_mb']:.0f} MB, and their weights have at most {most:.1f} dB SQNR where ours have "
+        f"{ours['weights']['sqnr_db']:.1f}. From a scaled-FP8 source {_listed(wrong) or 'none'} wrote weights of the wrong scale. "
+        f"The table, and what was not run and why: {where}."
+    )
+
+
+def _measured(converter: dict[str, Any]) -> bool:
+    first = converter.get("variants", [{}])[0]
+    return "times_ours" in first and "sqnr_db" in first["weights"]
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _introduction(result: dict[str, Any]) -> str:
@@ -98,18 +131,22 @@ def _scaled_fp8(found: dict[str, Any] | None) -> str:
     if "not_decoded" in found:
         output = found.get("comfyui", {}).get("sqnr_db")
         reason = found["not_decoded"] if output is None else f"output {output:.1f} dB in ComfyUI"
-        return f"**wrong**: {reason}"
+        return f"{WRONG}: {reason}"
     if set(found["formats"]) != {"nvfp4"}:
         return "FP8 layers left as they are"
     if found["sqnr_db"] >= RIGHT_DB:
         return f"right, {found['sqnr_db']:.1f} dB"
-    return f"**wrong**: weights {1 / found['gain']:,.0f} times too large" if found["gain"] else "**wrong**"
+    return f"{WRONG}: weights {1 / found['gain']:,.0f} times too large" if found["gain"] else WRONG
 
 
 def write_into(readme: Path, result: dict[str, Any]) -> None:
-    """Replace what stands between the two markers of ``readme``.
+    """Replace what stands between the markers of ``readme``: the table, the summary or both.
 
     Raises:
-        SystemExit: the markers are not there, once each and in order.
+        SystemExit: it has neither pair of markers, or not once each and in order.
     """
-    write_between(readme, BEGIN, END, table(result))
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN_SUMMARY in text:
+        write_between(readme, BEGIN_SUMMARY, END_SUMMARY, summary(result))
+    if BEGIN in text or BEGIN_SUMMARY not in text:
+        write_between(readme, BEGIN, END, table(result))

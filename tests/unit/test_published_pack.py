@@ -14,6 +14,12 @@ def test_developers_files_stay_out() -> None:
     assert IGNORED == DEVELOPERS
 
 
+def test_the_readme_leads_nowhere_that_is_left_out() -> None:
+    linked = re.findall(r"\]\(([^)#:]+)[^)]*\)", (ROOT / "README.md").read_text("utf-8"))
+    relative = [path for path in linked if not path.startswith("http")]
+    assert relative and [path for path in relative if path.split("/")[0] in IGNORED or not (ROOT / path).exists()] == []
+
+
 def test_the_package_and_what_the_browser_loads_stay_in() -> None:
     listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert listed
