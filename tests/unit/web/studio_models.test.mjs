@@ -348,7 +348,6 @@ test("the newest converted file of a source is the one that is used", () => {
   assert.equal(newestResultOf(results, "checkpoints/c.safetensors"), undefined);
 });
 
-test("a result's map has the layers of blocks with the errors that were measured", () => {
 test("files in subfolders are known by their names on Windows too", async () => {
   const source = "diffusion_models/wan\\high.safetensors";
   assert.equal(calibrationName(source), "high");
@@ -363,6 +362,7 @@ test("files in subfolders are known by their names on Windows too", async () => 
   assert.deepEqual(used, [[node, loader]], "the loader's list has the separators of the system");
 });
 
+test("a result's map has the layers of blocks with the errors that were measured", () => {
   const layers = [{ name: "in", block: "", kind: "in" }, { name: "b.0.q", block: "b.0", kind: "q", error: { sqnr_db: 20 } }, { name: "encoder" }];
   const [layer, ...others] = measuredLayers({ plan: { layers } });
   assert.deepEqual([layer.name, layer.predicted, others, measuredLayers(null)], ["b.0.q", { sqnr_db: 20 }, [], []]);
