@@ -113,14 +113,18 @@ class NVFP4Convert(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, source: str, calibration: str, output_name: str) -> bool | str:
+    def validate_inputs(
+        cls, source: str | None, calibration: str | None, recipe: str | None, output_name: str | None
+    ) -> bool | str:
         """Refuse hostile names. A file that is missing is no error before the button asks for it: an ordinary
-        Run would fail because of a node that has nothing to do."""
+        Run would fail because of a node that has nothing to do. None is what another node will hand over; it is
+        checked when this one is executed."""
+        given = {"source": source, "calibration name": calibration, "recipe name": recipe}
+        given["output name"] = (output_name or "").strip() or None
         try:
-            names.relative_parts(source, "source")
-            names.relative_parts(calibration, "calibration name")
-            if output_name.strip():
-                names.relative_parts(output_name, "output name")
+            for what, name in given.items():
+                if name is not None:
+                    names.relative_parts(name, what)
         except names.InvalidName as error:
             return str(error)
         return True

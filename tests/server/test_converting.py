@@ -164,7 +164,7 @@ def test_an_all_in_one_file_goes_to_the_checkpoints(server: Any) -> None:
         "x:y",
     ],
 )
-@pytest.mark.parametrize("widget", ["output_name", "source", "calibration"])
+@pytest.mark.parametrize("widget", ["output_name", "source", "calibration", "recipe"])
 def test_hostile_names_are_refused_before_anything_runs(classic_server: Any, widget: str, name: str) -> None:
     inputs = {"source": "diffusion_models/flux.safetensors", widget: name}
     status, answer = classic_server.queue(pressed(classic_server, **inputs), targets=["5"])
@@ -177,6 +177,8 @@ def test_hostile_names_are_refused_before_anything_runs(classic_server: Any, wid
         ({"source": "diffusion_models/missing.safetensors"}, "There is no checkpoint"),
         ({"source": "loras/flux.safetensors"}, "There is no checkpoint"),
         ({"source": "diffusion_models/flux.safetensors", "calibration": "absent"}, "There is no calibration 'absent'"),
+        ({"source": "diffusion_models/flux.safetensors", "recipe": "my/absent"}, "There is no recipe 'absent'"),
+        ({"source": "diffusion_models/flux.safetensors", "recipe": "absent"}, "There is no recipe 'absent'"),
     ],
 )
 def test_missing_files_are_one_clear_sentence(classic_server: Any, inputs: dict[str, str], said: str) -> None:
@@ -185,9 +187,11 @@ def test_missing_files_are_one_clear_sentence(classic_server: Any, inputs: dict[
     assert said in failure_of(entry)["exception_message"]
 
 
-def test_a_recipe_outside_of_the_list_is_refused(classic_server: Any) -> None:
-    inputs = {"source": "diffusion_models/flux.safetensors", "recipe": "/etc/recipe.json"}
-    assert classic_server.queue(pressed(classic_server, **inputs), targets=["5"])[0] == 400
+def test_a_name_from_another_node_is_checked_when_it_is_there(classic_server: Any) -> None:
+    prompt = pressed(classic_server, source="diffusion_models/flux.safetensors", output_name=["6", 0])
+    prompt["6"] = {"class_type": "PrimitiveString", "inputs": {"value": "../escaped"}}
+    entry = classic_server.run(prompt, targets=["5"])
+    assert "escaped" in failure_of(entry)["exception_message"]
 
 
 def test_a_link_out_of_the_output_folder_is_refused(classic_server: Any) -> None:
