@@ -12,7 +12,7 @@ from ..converters.families import component
 from . import checkpoints, earlier, host, names, recipes
 from .gate import gate, token_of
 from .library import CALIBRATIONS
-from .studio import interrupted
+from .studio import converted_plans, interrupted
 from .studio.board import Conversion
 from .studio.conversions import board
 from .texts import idle_text
@@ -47,7 +47,11 @@ def executed(node_id: str, prompt: Any, inputs: dict[str, Any]) -> str:
     name = names.converted_name(source, inputs["output_name"])
     if not gate.spend(token_of(prompt, node_id), node_id):
         return _idle(name, source)
-    with board.conversion(host.current_prompt() or "", node_id, source, name) as entry:
+    prompt_id = host.current_prompt() or ""
+    with (
+        board.conversion(prompt_id, node_id, source, name) as entry,
+        converted_plans.converting(prompt_id, node_id, inputs["recipe"]),
+    ):
         job = _job(name, inputs, entry)
         files = earlier.inputs_of(job.source, job.statistics)
         entry.skipped = not job.overwrite and earlier.is_current(job.target, files, job.options)

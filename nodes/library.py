@@ -32,8 +32,12 @@ class Library:
         folder_paths.folder_names_and_paths[self.key][1].add(self.suffix)
 
     def names(self) -> list[str]:
-        """Names without suffix, in alphabetical order."""
-        return [name[: -len(self.suffix)] for name in folder_paths.get_filename_list(self.key)]
+        """Names without suffix, in alphabetical order; those in folders that begin with a dot are left out."""
+        return [
+            name[: -len(self.suffix)]
+            for name in folder_paths.get_filename_list(self.key)
+            if not any(folder.startswith(".") for folder in Path(name).parts[:-1])
+        ]
 
     def name_of(self, path: Path) -> str:
         """The name of a file in one of the folders, as :meth:`names` has it."""

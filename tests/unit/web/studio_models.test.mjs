@@ -200,7 +200,7 @@ test("plans that wait in the queue keep recipes of their own; the same plan has 
   await conversions.start("diffusion_models/a.safetensors", pinned("keep"));
   assert.equal(new Set(saved).size, 3);
   assert.equal(saved[0], saved[2]);
-  assert.match(saved[0], /^a-studio-[0-9a-f]{8}$/);
+  assert.match(saved[0], /^\.studio\/a-[0-9a-f]{8}$/);
 });
 
 test("events move a conversion from waiting to running to ended", () => {

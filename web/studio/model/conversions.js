@@ -16,11 +16,12 @@ export function needsRecipe(choices) {
 
 /**
  * The name of the recipe that a plan is converted with. A conversion reads its recipe when its turn comes, so every
- * plan has a name of its own: those that wait keep theirs, whatever is pinned meanwhile.
+ * plan has a name of its own: those that wait keep theirs, whatever is pinned meanwhile. No list shows this folder, and
+ * the server empties it (nodes/studio/converted_plans.py).
  */
 export function recipeNameOf(source, choices) {
-  const file = [...calibrationName(source)].slice(0, NAME_LETTERS).join("");
-  return `${file}-studio-${checksum(JSON.stringify(planRequest(source, choices)))}`;
+  const file = [...calibrationName(source)].slice(0, NAME_LETTERS).join("").trim();
+  return `.studio/${file}-${checksum(JSON.stringify(planRequest(source, choices)))}`;
 }
 
 /** FNV-1a of a text's UTF-16 units, eight hexadecimal digits. */
