@@ -94,9 +94,10 @@ class Coverage:
 class Fidelity:
     """A converted file against its source.
 
-    ``of``: ``outputs`` or ``weights``. ``layers``: the quantized ones that were compared. ``unmeasured``: quantized ones
-    that were not, because no row of their input was kept. ``coverage``: by type, of all Linear layers of the diffusion
-    model. ``quantized``: layers that are computed with a changed weight or a rounded input.
+    ``of``: ``outputs`` or ``weights``. ``layers``: those whose outputs, or weights, differ. ``unmeasured``: quantized ones
+    that were not compared, because no row of their input was kept. ``coverage``: by type, of all Linear layers of the
+    diffusion model. ``quantized``: layers that are computed with a changed weight or a rounded input, whichever ``of`` is
+    compared; where only the input is rounded no weight differs.
     """
 
     of: str

@@ -16,7 +16,7 @@ def fidelity_sections(found: Fidelity) -> list[Section]:
     """Means and grade, layer types, worst layers by each figure, coverage."""
     what = "outputs on rows kept while calibrating" if found.of == OUTPUTS else "weights alone"
     lines = [
-        f"{found.quantized} of {found.linear} Linear layers quantized; {what}: mean relative RMSE "
+        f"{found.quantized} of {found.linear} Linear layers quantized; {what}, {len(found.layers)} differ: mean relative RMSE "
         f"{found.mean(lambda layer: layer.rel_rmse):.2%}, cosine {found.mean(lambda layer: layer.cosine):.4f}, "
         f"MSE {found.mean(lambda layer: layer.mse):.3g}, RMSE {found.mean(lambda layer: layer.rmse):.3g}.",
         f"Size: {found.source_bytes / 1e6:.2f} -> {found.output_bytes / 1e6:.2f} MB "

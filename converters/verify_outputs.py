@@ -35,9 +35,10 @@ class _Pair:
     after: SourceLayer
 
     @property
-    def computed_quantized(self) -> bool:
-        """Whether ComfyUI decodes its weight or rounds its input."""
-        return self.after.format in FORMATS and self.after.tag is not None
+    def quantized(self) -> bool:
+        """Whether it is computed with another weight or a rounded input; FP8 that stays FP8 may be neither."""
+        stored = self.after.format in FORMATS and self.after.tag is not None
+        return stored and not (self.after.full_precision and self.after.format == self.before.format)
 
 
 def weight_fidelity(source: Source, converted: Source, errors: Iterable[LayerError]) -> Fidelity:
@@ -50,8 +51,8 @@ def weight_fidelity(source: Source, converted: Source, errors: Iterable[LayerErr
         for pair in pairs
         if (error := by_name.get(pair.after.name)) is not None and not error.identical
     )
-    changed = {layer.name for layer in measured}
-    return _fidelity(WEIGHTS, measured, (), changed, types, source, converted)
+    quantized = {pair.module for pair in pairs if pair.quantized}
+    return _fidelity(WEIGHTS, measured, (), quantized, types, source, converted)
 
 
 def output_fidelity(
@@ -79,7 +80,7 @@ def output_fidelity(
     """
     check_calibration(context_of(source, Options(), calibration))
     device = device or torch.device("cpu")
-    pairs = [pair for pair in _pairs(source, converted) if pair.computed_quantized]
+    pairs = [pair for pair in _pairs(source, converted) if pair.quantized]
     if pairs and not any(rows_kept(calibration.layers.get(pair.module)) for pair in pairs):
         raise SensitivityError(
             f"The calibration kept no rows of the input of any layer that is quantized in {converted.path.name}; calibrate with "
@@ -118,10 +119,9 @@ def output_fidelity(
                     )
                 )
             done += source.tensors[pair.before.weight].nbytes
-    exact = {layer.name for layer in measured if layer.mse == 0}
-    changed = {pair.module for pair in pairs} - exact
-    kept = tuple(layer for layer in measured if layer.name in changed)
-    return _fidelity(OUTPUTS, kept, tuple(unmeasured), changed, types, source, converted)
+    differing = tuple(layer for layer in measured if layer.mse > 0)
+    quantized = {pair.module for pair in pairs}
+    return _fidelity(OUTPUTS, differing, tuple(unmeasured), quantized, types, source, converted)
 
 
 def _computed(converted: Source, layer: SourceLayer, shape: tuple[int, int]) -> Computed:
@@ -152,18 +152,18 @@ def _fidelity(
     of: str,
     measured: tuple[LayerFidelity, ...],
     unmeasured: tuple[str, ...],
-    changed: set[str],
+    quantized: set[str],
     types: Mapping[str, str],
     source: Source,
     converted: Source,
 ) -> Fidelity:
     every = Counter(types.values())
-    quantized = Counter(types[module] for module in changed)
+    counts = Counter(types[module] for module in quantized)
     return Fidelity(
         of=of,
         layers=measured,
         unmeasured=unmeasured,
-        coverage=tuple(Coverage(kind, quantized[kind], count) for kind, count in every.items()),
+        coverage=tuple(Coverage(kind, counts[kind], count) for kind, count in every.items()),
         source_bytes=source.size,
         output_bytes=converted.size,
     )

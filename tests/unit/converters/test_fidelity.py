@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from nvfp4_studio.converters.fidelity_page import fidelity_sections
 from nvfp4_studio.converters.formats import FORMATS
 from nvfp4_studio.converters.layers import recognise
 from nvfp4_studio.converters.measure import decoder
-from nvfp4_studio.converters.verify_outputs import output_fidelity
+from nvfp4_studio.converters.verify import verify_sources
+from nvfp4_studio.converters.verify_outputs import output_fidelity, weight_fidelity
 
 SHAPES = {"attn.proj": (64, 128), "mlp.0": (96, 128), "mlp.odd": (30, 128)}
 RECIPE = {
@@ -117,6 +119,30 @@ def test_coverage_counts_all_layers_and_layers_without_rows_are_named(files: tup
     page = markdown("t", fidelity_sections(fidelity))
     assert "4 of 6 Linear layers quantized" in page and "Worst by largest error" in page
     assert json.loads(json.dumps(fidelity.to_json(), allow_nan=False))["measured_layers"] == 3
+
+
+def test_weights_and_outputs_tell_the_same_layers_quantized(
+    files: tuple[Path, Path, Calibration], tmp_path: Path
+) -> None:
+    """FP8 that stays FP8 is quantized where its input is rounded, and not where it is computed in full precision."""
+    tensors, calibration = load_file(files[0]), files[2]
+    for name in [name for name in tensors if "mlp.0" in name]:
+        tensors[name] = (tensors[name] * 100).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale"] = torch.tensor(0.01)
+    source, target, recipe = (tmp_path / name for name in ("s.safetensors", "t.safetensors", "recipe.json"))
+    save_file(tensors, source)
+    recipe.write_text(json.dumps(RECIPE))
+    seen = {
+        name: replace(layer, weight_samples=torch.empty(0)) if "mlp.0" in name else layer
+        for name, layer in calibration.layers.items()
+    }
+    convert(source, target, Options(recipe=str(recipe)), calibration=replace(calibration, layers=seen), device="cpu")
+    with open_source(source) as before, open_source(target) as after:
+        weights = weight_fidelity(before, after, verify_sources(before, after).layers)
+        outputs = output_fidelity(before, after, replace(calibration, layers=seen))
+    assert weights.coverage == outputs.coverage and weights.quantized == outputs.quantized == 3
+    assert (len(weights.layers), len(outputs.layers)) == (2, 3)
+    assert "3 of 6 Linear layers quantized; weights alone, 2 differ" in markdown("t", fidelity_sections(weights))
 
 
 @pytest.mark.parametrize(
