@@ -23,6 +23,7 @@ from .coverage import SCHEDULE_BINS
 from .errors import CalibrationError
 from .files import write_atomically
 from .histogram import bin_index, lower_edges, percentile, upper_edges
+from .prefixes import shared_prefix
 from .reading import MAX_COUNT, MAX_LAYERS, is_name
 from .statistics import PASSES, Calibration, LayerStatistics, empty_histogram
 from .store import MAX_AMAX
@@ -31,14 +32,13 @@ FORMS = ("flat", "detailed")
 NOISE_BINS = 6
 MAX_JSON_BYTES = 1 << 27
 _BIN_KEY = re.compile(r"(?P<layer>.+)_bin(?P<bin>[0-5])", re.DOTALL)
-_PREFIXES = ("model.diffusion_model.", "net.")
 
 
 def import_json(path: str | PathLike[str]) -> Calibration:
     """A calibration from either form, recognised by its content.
 
-    Every noise bin counts towards a layer's amax. A prefix that all layers share ("model.diffusion_model.",
-    "net.") is removed: calibrations name layers as the diffusion model does. Raises CalibrationError.
+    Every noise bin counts towards a layer's amax. A key prefix that all layers share (see ``prefixes``) is removed:
+    calibrations name layers as the diffusion model does. Raises CalibrationError.
     """
     layers: dict[str, LayerStatistics] = {}
     for name, noise_bin, amax, calls in _entries(path, _read(path)):
@@ -46,10 +46,8 @@ def import_json(path: str | PathLike[str]) -> Calibration:
         layers[name] = layers[name].merged(found) if name in layers else found
     if not layers:
         raise CalibrationError(f"{path} holds no layer.")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) and name != prefix for name in layers):
-            layers = {name[len(prefix) :]: layer for name, layer in layers.items()}
-    return Calibration(layers=dict(sorted(layers.items())))
+    prefix = shared_prefix(layers)
+    return Calibration(layers={name[len(prefix) :]: layer for name, layer in sorted(layers.items())})
 
 
 def export_json(calibration: Calibration, path: str | PathLike[str], form: str = "flat") -> None:

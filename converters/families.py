@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..calibration.prefixes import LAST_PREFIX, PREFIXES
 from .encoder_signatures import ENCODER_NOT_LINEAR, QUANTIZED_ENCODERS, TEXT_ENCODERS
 from .signatures import NOT_LINEAR, SIGNATURES, WITHOUT_RECIPE, Signature
 from .source import TensorInfo
 
-PREFIXES = ("model.diffusion_model.", "model.model.", "net.")
-"""The loader's candidates, in its order; the one with the most keys (more than 5) wins."""
 TEXT_ENCODER_PREFIXES = ("text_encoders.", "cond_stage_model.", "conditioner.")
 OTHER_PREFIXES = ("vae.", "first_stage_model.", "vocoder.", "audio_vae.", "clip_vision.")
 
@@ -48,7 +47,7 @@ NEVER_LINEAR = tuple(sorted({rule for known in _KNOWN for rule in known.not_line
 
 
 def detect_prefix(names: Iterable[str]) -> str:
-    """Return the diffusion model's key prefix as ComfyUI's loader would choose it.
+    """Return the diffusion model's key prefix as ComfyUI's loader would choose it: the one with the most keys, above 5.
 
     A text encoder in a file of its own has none: ``model.`` belongs to its names.
     """
@@ -58,9 +57,9 @@ def detect_prefix(names: Iterable[str]) -> str:
     if counts[best] > 5:
         return best
     inside = [name for name in names if not name.startswith(TEXT_ENCODER_PREFIXES + OTHER_PREFIXES)]
-    if not inside or not all(name.startswith("model.") for name in inside) or _first(TEXT_ENCODERS, names, {}):
+    if not inside or not all(name.startswith(LAST_PREFIX) for name in inside) or _first(TEXT_ENCODERS, names, {}):
         return ""
-    return "model."
+    return LAST_PREFIX
 
 
 def detect_family(tensors: Iterable[str] | Mapping[str, TensorInfo]) -> Family:

@@ -72,8 +72,8 @@ class Report:
         }
 
     def groups(self) -> list[dict[str, Any]]:
-        """Errors by kind of layer."""
-        return error_groups(self.verification.layers)
+        """Errors by type of layer."""
+        return error_groups(self.verification.layers, (layer.name for layer in self.plan.layers))
 
     def to_markdown(self) -> str:
         """The report as a page for people."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..calibration.prefixes import ALL_PREFIXES
 from .errors import SourceError
 from .source import Source
 
@@ -39,7 +40,7 @@ def tags_of(source: Source) -> dict[str, Mapping[str, Any]]:
 def resolved(source: Source, layer: str) -> str:
     """The layer that a header entry means: some files name layers without the prefix that their keys carry (ComfyUI issue 11764)."""
     if f"{layer}.weight" not in source.tensors:
-        for prefix in ("model.diffusion_model.", "model.model.", "net.", "model."):
+        for prefix in ALL_PREFIXES:
             if f"{prefix}{layer}.weight" in source.tensors:
                 return prefix + layer
     return layer

@@ -28,7 +28,8 @@ def from_report(path: Path, name: str, size: int) -> dict[str, Any]:
         for layer in plan["layers"]
         if isinstance(layer, dict) and isinstance(layer.get("error"), dict)
     ]
-    measured = _summary(errors, found.get("verified_tensors"), found.get("problems"), "the conversion's report")
+    names = [str(layer.get("name")) for layer in plan["layers"] if isinstance(layer, dict)]
+    measured = _summary(errors, found.get("verified_tensors"), found.get("problems"), "the conversion's report", names)
     warnings = plan.get("warnings")
     return {
         **measured,
@@ -62,7 +63,9 @@ def layer_plot_rows(measured: Mapping[str, Any]) -> list[tuple[str, float, str]]
     return [(layer["name"], layer["sqnr_db"], layer["format"]) for layer in measured["layers"] if layer["sqnr_db"]]
 
 
-def _summary(errors: Sequence[LayerError], tensors: object, problems: object, source: str) -> dict[str, Any]:
+def _summary(
+    errors: Sequence[LayerError], tensors: object, problems: object, source: str, names: Sequence[str] = ()
+) -> dict[str, Any]:
     verification = Verification(tuple(errors), (), 0)
     worst = verification.worst()
     return {
@@ -76,7 +79,8 @@ def _summary(errors: Sequence[LayerError], tensors: object, problems: object, so
         "worst_sqnr_db": worst.sqnr_db if worst else None,
         "worst_layer": worst.name if worst else None,
         "groups": [
-            {**group, "mean_rel_rmse_percent": round(100 * group["mean_rel_rmse"], 6)} for group in error_groups(errors)
+            {**group, "mean_rel_rmse_percent": round(100 * group["mean_rel_rmse"], 6)}
+            for group in error_groups(errors, names)
         ],
         "layers": [{"name": layer.name, "format": layer.format, "sqnr_db": layer.sqnr_db} for layer in errors],
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from ...calibration.kinds import NUMBER, kinds
 from .canvas import (
     BLUE,
     MARGIN,
@@ -37,8 +37,8 @@ LABEL_WIDTH = 40
 """Pixels that a block's number may take."""
 WORST_DB, BEST_DB = 10.0, 45.0
 """The ends of the colours: below 10 dB a layer is broken, beyond 45 dB nobody sees its error."""
-_PLACE = re.compile(r"((?:[A-Za-z_]\w*\.)+?)(\d{1,3})\.(.+)")
-"""A number of more digits is no block's: no model has a thousand of them, and there would be no pixel for each."""
+MOST_DIGITS = 3
+"""A number of more is no block's: no model has a thousand of them, and there would be no pixel for each."""
 Value = TypeVar("Value")
 Table = tuple[list[tuple[str, list[Value | None]]], list[str], int]
 
@@ -82,28 +82,42 @@ def layer_table(layers: Sequence[tuple[str, Value | None]]) -> Table[Value]:
     """Rows of types, columns of blocks, and how many layers are in no block. Names with a common prefix lose it."""
     placed: dict[str, dict[int, Value | None]] = {}
     outside = 0
+    stacks = _stacks(name for name, _ in layers)
     for name, value in layers:
-        match = _PLACE.fullmatch(name)
-        if match is None:
+        parts = name.split(".")
+        place = next((place for place, _ in enumerate(parts[:-1]) if tuple(parts[:place]) in stacks), None)
+        if place is None or not parts[place].isdecimal() or len(parts[place]) > MOST_DIGITS:
             outside += 1
             continue
-        placed.setdefault(f"{match[1]}N.{match[3]}", {})[int(match[2])] = value
+        row = ".".join([*parts[:place], NUMBER, *parts[place + 1 :]])
+        placed.setdefault(row, {})[int(parts[place])] = value
     count = 1 + max((block for cells in placed.values() for block in cells), default=-1)
     common = _common([*placed])
     rows = [(kind[len(common) :], [cells.get(block) for block in range(count)]) for kind, cells in placed.items()]
     return rows, [str(block) for block in range(count)], outside
 
 
-def _common(kinds: list[str]) -> str:
+def _stacks(names: Iterable[str]) -> set[tuple[str, ...]]:
+    """The parts of names before the number of a block, wherever a type has one."""
+    found = set()
+    for name, kind in kinds(names).items():
+        parts, typed = name.split("."), kind.split(".")
+        place = next((place for place, part in enumerate(typed) if part == NUMBER and parts[place] != NUMBER), None)
+        if place is not None:
+            found.add(tuple(parts[:place]))
+    return found
+
+
+def _common(rows: list[str]) -> str:
     """The whole parts that all names begin with: a key prefix such as ``model.diffusion_model.``."""
-    parts = [kind.split(".")[:-1] for kind in kinds]
+    parts = [row.split(".")[:-1] for row in rows]
     shared: list[str] = []
     for column in zip(*parts, strict=False):
-        if len(set(column)) > 1 or column[0] == "N":
+        if len(set(column)) > 1 or column[0] == NUMBER:
             break
         shared.append(column[0])
     # What stands right before the number names the stack and stays.
-    if shared and parts and all(len(part) > len(shared) and part[len(shared)] == "N" for part in parts):
+    if shared and parts and all(len(part) > len(shared) and part[len(shared)] == NUMBER for part in parts):
         shared.pop()
     return "".join(f"{part}." for part in shared)
 

@@ -61,7 +61,7 @@ def test_element_policies_say_what_is_missing(tmp_path: Path) -> None:
         activation_range(layer, "elements-p99.99", name="a")
 
 
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "net."])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "model.model.", "model.", "net."])
 def test_a_prefix_of_all_layers_is_removed(tmp_path: Path, prefix: str) -> None:
     found = import_json(written(tmp_path, {f"{prefix}blocks.0": 1.0, f"{prefix}blocks.1": 2.0}))
     assert list(found.layers) == ["blocks.0", "blocks.1"]

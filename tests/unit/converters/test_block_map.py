@@ -43,3 +43,16 @@ def test_every_number_of_blocks_is_drawn_and_what_is_none_is_counted() -> None:
     assert block_map([("blocks.999.q", "nvfp4", 20.0), ("blocks.0.q", "nvfp4", 20.0)]).width == WIDTH
     _, columns, outside = layer_table([("blocks.1000.q", 1), ("blocks.2.q", 2)])
     assert (columns, outside) == (["0", "1", "2"], 1)
+
+
+def test_a_number_is_a_blocks_as_in_the_types_of_a_calibration() -> None:
+    names = [
+        "blocks.0.mlp.0",
+        "blocks.1.mlp.0",
+        "blocks.1.only.here",
+        "embedder.4.proj",
+        "out.9" * 40 + "." + "9" * 5000,
+    ]
+    rows, columns, outside = layer_table([(name, 1) for name in names])
+    assert [(label, cells) for label, cells in rows] == [("blocks.N.mlp.0", [1, 1]), ("blocks.N.only.here", [None, 1])]
+    assert (columns, outside) == (["0", "1"], 2)

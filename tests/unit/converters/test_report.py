@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from nvfp4_studio.calibration.kinds import kinds
 from nvfp4_studio.converters import convert, report_stem
 from nvfp4_studio.converters.plots import MAX_ROWS, bar_chart, histogram_plot
 
@@ -39,6 +40,8 @@ def test_every_layer_with_format_reason_and_error(checkpoint: Checkpoint, tmp_pa
     assert data["summary"]["worst_sqnr_db"] == min(
         layer["error"]["sqnr_db"] for layer in layers.values() if layer["error"] and layer["error"]["sqnr_db"]
     )
+    modules = [layer["module"] for layer in data["plan"]["layers"]]
+    assert {group["group"] for group in data["groups"]} <= set(kinds(modules).values())
     page = paths[1].read_text()
     assert all(f"| {name} |" in page for name in layers)
     shown = re.findall(r"!\[\w+\]\(([^\s()]+)\)", page)
