@@ -138,16 +138,19 @@ def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor
     sums = torch.nn.functional.embedding_bag(index, errors, mode="sum", per_sample_weights=weights)
     # Floats that are not negative order like their bits, so the last four give way to the candidate's number: what is
     # no more than 2^-19 of its size apart may count as the same.
-    numbers = _numbers(len(sums), sums.shape[1], sums.device)
+    if sums.is_cpu:
+        numbers = _numbers(len(sums), sums.shape[1])
+    else:  # made anew: streams do not wait for what another one has queued, and broadcasting costs nothing there
+        numbers = torch.arange(sums.shape[1], dtype=torch.int32, device=sums.device)
     least = sums.view(torch.int32).bitwise_and_(~NUMBER_MASK).bitwise_or_(numbers).amin(dim=1)
     return least.bitwise_and_(NUMBER_MASK)
 
 
 @functools.lru_cache(maxsize=8)
-def _numbers(rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """int32 [rows, columns] of column numbers, kept because making them takes as long as looking for the least."""
+def _numbers(rows: int, columns: int) -> torch.Tensor:
+    """int32 [rows, columns] of column numbers on the CPU, kept because making them takes as long as the search."""
     with torch.inference_mode(False):
-        return torch.arange(columns, dtype=torch.int32, device=device).repeat(rows, 1)
+        return torch.arange(columns, dtype=torch.int32).repeat(rows, 1)
 
 
 @functools.cache
