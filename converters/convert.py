@@ -56,8 +56,9 @@ def convert(
         calibration_name: how plan, report and header call it.
         device: ``auto`` (CUDA where there is one), ``cuda`` or ``cpu``.
         overwrite: replace an existing target.
-        workers: threads that read and quantize ahead of the writing; None for one a core, at most 4.
-            Memory is about that many of the largest tensor; the bytes do not depend on it.
+        workers: threads that read and quantize ahead of the writing; None for one a core, at most 4, and for one where
+            a GPU rounds, which several would only share. Memory is about that many of the largest tensor; the bytes do
+            not depend on it.
         progress: see ``Progress``; the whole is the output's size, and of a search before it the searched weights'.
         cancelled: asked several times a second, also from other threads; True ends the conversion and
             leaves nothing behind.
@@ -74,8 +75,7 @@ def convert(
     if target.suffix != ".safetensors":
         raise ConversionError(f"The output {target.name} must end in .safetensors, which ComfyUI's loaders list.")
     chosen = chosen_device(device)
-    workers = default_workers() if workers is None else workers
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ConversionError(f"{workers} threads cannot convert; choose 1 or more.")
 
     def check() -> None:
@@ -108,7 +108,8 @@ def convert(
                 overwrite=overwrite,
                 fingerprint=_fingerprint(source, plan, calibration),
             ) as writer:
-                execution = Execution(source, plan, calibration, writer, chosen, workers, progress, check)
+                threads = workers or (default_workers() if chosen.type == "cpu" else 1)
+                execution = Execution(source, plan, calibration, writer, chosen, threads, progress, check)
                 execution.run()
                 progress(writer.size, writer.size, "writing to disk")
                 verification = _verified(source, plan, execution, writer, workers, progress, cancelled)
@@ -128,7 +129,7 @@ def _verified(
     plan: Plan,
     execution: Execution,
     writer: Writer,
-    workers: int,
+    workers: int | None,
     progress: Progress,
     cancelled: Callable[[], bool],
 ) -> Verification:

@@ -18,8 +18,8 @@ from .studio.conversions import board
 from .texts import idle_text
 
 DEVICE_BYTES = 2 << 30
-"""Room that a conversion asks ComfyUI for on the GPU: the largest tensor of today's models in float32, and
-the temporaries of its rounding."""
+"""Room that a conversion asks ComfyUI for on the GPU: about 1 GB of temporaries for the one piece of 2^25 weights
+that is rounded at a time, as counted from their shapes, and what a rounding keeps of its layer."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,18 @@ def test_bytes_do_not_depend_on_the_device(method: str, dtype: torch.dtype, monk
         assert torch.equal(tensor.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)), suffix
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "block-search"])
+def test_large_weights_stay_within_what_the_node_asks_for(tmp_path: Path, rounding: str) -> None:
+    """What torch takes from the card counts, not only what it uses: it keeps for each stream what was freed there."""
+    source = tmp_path / "source.safetensors"
+    save_file({f"blocks.{n}.mlp.weight": torch.randn(12288, 3072).bfloat16() for n in range(6)}, source)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    convert(source, tmp_path / "out.safetensors", Options(recipe="weight-only", rounding=rounding), device="cuda")
+    assert torch.cuda.max_memory_reserved() - before < 2 << 30
+
+
 def test_a_conversion_on_the_gpu_leaves_nothing_there(tmp_path: Path) -> None:
     source = tmp_path / "source.safetensors"
     save_file({f"blocks.{n}.mlp.weight": torch.randn(2048, 2048).bfloat16() for n in range(12)}, source)
