@@ -22,7 +22,8 @@ LOADERS = {"checkpoints": ("CheckpointLoaderSimple", "ckpt_name"), "diffusion_mo
 """Folder key -> the standard loader of its files and the widget that names the file."""
 VALUES_A_BYTE = {"nvfp4": 2, "convrot_w4a4": 2, "asym_w4a8_int8": 2}
 """Formats that pack several values into a byte of the weight."""
-_descriptions: FileCache[dict[str, Any]] = FileCache(64)
+_descriptions: FileCache[dict[str, Any]] = FileCache(1024)
+"""Each is a dozen values. With less room than a user has checkpoints, those would always be gone that come next."""
 
 
 def listed(_: Mapping[str, Any]) -> dict[str, Any]:

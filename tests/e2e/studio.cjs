@@ -102,10 +102,33 @@ async function run(page) {
 
 const imagesOf = (entry) => Object.values(entry.outputs).flatMap((output) => output.images ?? []).filter(({ type }) => type === "output");
 
+/** The tab opens while the server still looks for results, and asks for headers of the models in view alone. */
+async function firstLook(page) {
+  let found;
+  await page.route("**/nvfp4_studio/results", (route) => new Promise((resolve) => (found = resolve)).then(() => route.continue()), { times: 1 });
+  const asked = [];
+  const note = (sent) => sent.url().endsWith("/nvfp4_studio/source") && asked.push(sent.postDataJSON().id);
+  page.on("request", note);
+  const size = page.viewportSize();
+  await page.setViewportSize({ ...size, height: 430 });
+  await openTab(page);
+  await studio(page).locator(".nvfp4-card-detail", { hasText: "·" }).first().waitFor();
+  await page.waitForTimeout(500);
+  seen.notes.early = Boolean(found);
+  found();
+  seen.notes.cards = await studio(page).locator(".nvfp4-card").count();
+  seen.notes.asked = asked.length;
+  page.off("request", note);
+  const more = page.waitForRequest((sent) => sent.url().endsWith("/nvfp4_studio/source"));
+  await page.setViewportSize(size);
+  await studio(page).locator(".nvfp4-card").last().scrollIntoViewIfNeeded();
+  await more;
+}
+
 /** From an empty canvas to an image of the converted file. */
 async function path(page) {
   await emptyCanvas(page);
-  await openTab(page);
+  await firstLook(page);
   await studio(page).getByText("Stable Diffusion 3", { exact: false }).first().waitFor();
   await examine(page, "source");
   await shot(page, "1-source");

@@ -212,6 +212,10 @@ def test_calibrating_from_an_empty_canvas_shows_what_was_seen(path: dict[str, An
     assert path["notes"]["bins"] >= 4 and path["notes"]["paused"] == 4
 
 
+def test_the_tab_opens_at_once_and_only_models_in_view_are_looked_at(path: dict[str, Any]) -> None:
+    assert path["notes"]["early"] and 0 < path["notes"]["asked"] < path["notes"]["cards"]
+
+
 def test_the_search_is_seen_when_the_tab_is_opened_again(path: dict[str, Any]) -> None:
     assert path["notes"]["search"] == SOURCE
 

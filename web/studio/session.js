@@ -190,7 +190,7 @@ export function createSession({ host, t, storage, templateAddress }) {
     await refresh();
     const last = store.state.source ?? lastSource(storage);
     if (!store.state.source && store.state.sources?.some(({ id }) => id === last)) selectSource(last);
-    if (store.state.conversions.running.length) go("convert");
+    if (store.state.step === "source" && store.state.conversions.running.length) go("convert");
   }
 
   /** The queue changed; who looks at neither conversions nor a measurement needs not ask. */

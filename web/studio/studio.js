@@ -10,7 +10,6 @@ import { createTranslator } from "./text.js";
 export function openStudio(app, api, base) {
   const host = createHost(app, api);
   const pack = decodeURIComponent(base.pathname.split("/").filter(Boolean).at(-1));
-  let session = null;
   let tab = null;
   let messages = null;
 
@@ -25,22 +24,28 @@ export function openStudio(app, api, base) {
     return api.apiURL(`/workflow_templates/${encodeURIComponent(pack)}/${name}.json`);
   }
 
-  /** The session begins when it is first needed: a page whose tab is never opened asks the server for nothing. */
-  async function begin() {
+  async function open() {
     const t = createTranslator(await messages, host.locale());
-    session = createSession({ host, t, storage: globalThis.localStorage, templateAddress });
+    const session = createSession({ host, t, storage: globalThis.localStorage, templateAddress });
     session.listen();
-    await session.begin();
+    return { session, begun: session.begin() };
+  }
+
+  let opening = null;
+  /** The session opens when it is first needed: a page whose tab is never opened asks the server for nothing. */
+  const opened = () => (opening ??= open());
+
+  /** The session, after its first look at what there is. */
+  async function ready() {
+    const { session, begun } = await opened();
+    await begun;
     return session;
   }
 
-  let beginning = null;
-  const ready = () => (beginning ??= begin());
-
-  /** ComfyUI may call this again for the same element. */
+  /** ComfyUI may call this again for the same element. The lists fill while the tab is shown. */
   async function render(container) {
     container.classList.add("nvfp4-host");
-    await ready();
+    const { session } = await opened();
     if (!container.isConnected || container.firstElementChild?.classList.contains("nvfp4-studio")) return;
     tab?.destroy();
     tab = createTab(session);

@@ -27,7 +27,8 @@ def test_results_are_listed_reported_drawn_and_deleted(server: Any) -> None:
     assert entry["source"] == "flux.safetensors" and entry["family"] == "flux" and entry["formats"]["nvfp4"] > 0
     assert entry["mean_sqnr_db"] > 15 and entry["worst_layer"]
     report = post(server, "result", id=kept)
-    assert entry["loader"] == report["loader"] == {"class_type": "UNETLoader", "widget": "unet_name", "value": "kept.safetensors"}
+    loader = {"class_type": "UNETLoader", "widget": "unet_name", "value": "kept.safetensors"}
+    assert entry["loader"] == report["loader"] == loader
     assert report["loader"]["value"] in server.options("UNETLoader", "unet_name")
     assert report["problems"] == [] and len(report["plan"]["layers"]) > 10 and {"map", "size"} <= set(report["plots"])
     for name in report["plots"]:

@@ -4,11 +4,12 @@ import { h, keyedList, setAttribute, setChildren, setText, uniqueId } from "../d
 
 /**
  * {element, update(items, chosen), focus()}; an item is {key, title, detail, note, noteKind, badges}. The focus goes to
- * what is chosen, else to the first.
+ * what is chosen, else to the first. `seen` hears the keys of the cards in view whenever they change.
  */
-export function cardList(label, choose) {
+export function cardList(label, choose, seen = null) {
   const name = uniqueId("cards");
   const element = h("div", { class: "nvfp4-cards", role: "radiogroup", "aria-label": label });
+  const view = seen && inView(seen);
   let chosenKey = null;
 
   function create({ key }) {
@@ -19,6 +20,7 @@ export function cardList(label, choose) {
     const note = h("span", { class: "nvfp4-card-note" });
     const card = h("label", { class: "nvfp4-card" }, input, h("span", { class: "nvfp4-card-body" }, title, detail, badges, note));
     let shownBadges = "";
+    view?.watch(card, key);
     return {
       element: card,
       input,
@@ -46,5 +48,24 @@ export function cardList(label, choose) {
       rows(items);
     },
     focus: () => (element.querySelector("input:checked") ?? element.querySelector("input"))?.focus(),
+  };
+}
+
+/** Tells `seen` the keys of the watched elements that the user can see: {watch(element, key)}. */
+function inView(seen) {
+  const keys = new WeakMap();
+  const shown = new Set();
+  const observer = new IntersectionObserver((changes) => {
+    for (const { target, isIntersecting } of changes) {
+      if (isIntersecting) shown.add(keys.get(target));
+      else shown.delete(keys.get(target));
+    }
+    seen([...shown]);
+  });
+  return {
+    watch(element, key) {
+      keys.set(element, key);
+      observer.observe(element);
+    },
   };
 }
