@@ -531,8 +531,9 @@ async function picture(page) {
   await step(page, "Calibrate").click();
   await button(page, "Open an example workflow").click();
   await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Calibrate"));
+  await studio(page).getByRole("radiogroup", { name: "Calibration to use" }).getByText(request.source, { exact: true }).click();
   await step(page, "Plan").click();
-  await studio(page).locator(".nvfp4-group").first().waitFor();
+  await studio(page).getByText("Rounded by", { exact: false }).waitFor();
   await widen(page, 130);
   await page.evaluate(() => {
     const { canvas } = window.app;

@@ -18,7 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
+from nvfp4_studio.calibration import BINS, Calibration, LayerStatistics, save
+from nvfp4_studio.calibration.coverage import SCHEDULE_BINS
+from nvfp4_studio.calibration.histogram import bin_index
 from nvfp4_studio.converters.layout import TensorSpec, lay_out
+from nvfp4_studio.nodes.studio.speed import OF_TEXT, ONCE, ROWS, TEXT_ROWS
 
 SOURCE = "studio"
 PICTURED = "qwen_image_bf16"
@@ -58,8 +62,8 @@ def write_slow(path: Path, like: Path, blocks: int = 28) -> None:
         file.truncate(8 + len(text) + end)
 
 
-def write_qwen_image(path: Path, width: int = 3072) -> None:
-    """All layers of Qwen-Image in their shapes, without values: 41 GB that take no room on the disk."""
+def qwen_image_layers(width: int = 3072) -> dict[str, tuple[int, int]]:
+    """Every layer of Qwen-Image with its shape."""
     square, modulation = (width, width), (6 * width, width)
     block = {f"attn.{name}": square for name in ("to_q", "to_k", "to_v", "to_out.0", "to_add_out")}
     block |= {f"attn.add_{name}_proj": square for name in "qkv"}
@@ -72,6 +76,12 @@ def write_qwen_image(path: Path, width: int = 3072) -> None:
     layers |= {
         f"time_text_embed.timestep_embedder.linear_{index}": (width, 256 if index == 1 else width) for index in (1, 2)
     }
+    return layers
+
+
+def write_qwen_image(path: Path) -> None:
+    """Qwen-Image without values: 41 GB that take no room on the disk."""
+    layers = qwen_image_layers()
     specs = [TensorSpec(f"{name}.weight", torch.bfloat16, shape) for name, shape in layers.items()]
     specs += [TensorSpec(f"{name}.bias", torch.bfloat16, (rows,)) for name, (rows, _) in layers.items()]
     specs.append(TensorSpec("txt_norm.weight", torch.bfloat16, (3584,)))
@@ -79,6 +89,20 @@ def write_qwen_image(path: Path, width: int = 3072) -> None:
     with path.open("wb") as file:
         file.write(head)
         file.truncate(len(head) + sum(spec.nbytes for spec in specs))
+
+
+def write_statistics(path: Path) -> None:
+    """What calibrating Qwen-Image on images of 1024² might leave with detail scales, the same for every layer."""
+    histogram = torch.zeros(BINS, dtype=torch.int64)
+    histogram[int(bin_index(torch.tensor(2.0)))] = 64
+    layers = {}
+    for name, (rows, columns) in qwen_image_layers().items():
+        tokens = 1 if ONCE.search(name) else TEXT_ROWS if OF_TEXT.search(name) else ROWS
+        seen = (histogram, histogram, 16 * histogram, torch.full((2, 16), 2.0))
+        layers[name] = LayerStatistics(columns, rows, 64, 64 * tokens, 1024, 0, 2.0, *seen)
+    schedule = torch.full((2, SCHEDULE_BINS), 8, dtype=torch.int64)
+    path.parent.mkdir(exist_ok=True)
+    save(Calibration(layers, {}, 20, 20, 64, schedule), path)
 
 
 @pytest.fixture(scope="module")
@@ -359,6 +383,7 @@ def test_the_picture_in_the_readme(server: Any, studio: Callable[..., dict[str, 
     if not folder:
         pytest.skip("no picture asked for: set NVFP4_SCREENSHOTS to a folder")
     write_qwen_image(server.base / "models" / "diffusion_models" / f"{PICTURED}.safetensors")
+    write_statistics(server.base / "models" / "nvfp4_calibration" / f"{PICTURED}.safetensors")
     for name in BESIDE:
         (server.base / "models" / name).parent.mkdir(exist_ok=True)
         (server.base / "models" / name).touch()
