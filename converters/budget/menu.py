@@ -22,8 +22,8 @@ SHARING = (
     ("gate", "up"),
     ("gate_proj", "up_proj"),
 )
-"""Names of layers beside each other whose products a runtime can compute as one: queries, keys and values of an
-attention, and both halves of a gated MLP."""
+"""Names of layers beside each other whose products a runtime can compute as one where they have the same input: queries,
+keys and values of an attention, and both halves of a gated MLP."""
 
 Permitted = Mapping[str, frozenset[str]]
 """For each module the policies that hard rules leave it beside ``keep``; a module that is missing has no choice."""
@@ -93,14 +93,16 @@ def _option(layers: tuple[LayerSensitivity, ...], policy: str, formats: list[dic
 
 
 def _tied(layers: Iterable[LayerSensitivity]) -> list[tuple[LayerSensitivity, ...]]:
-    groups: dict[str, list[LayerSensitivity]] = {}
+    """Layers that share kernels. Queries of a cross attention see the image, keys and values the text: the sides and rows of
+    their inputs tell them apart."""
+    groups: dict[tuple[str, int, float], list[LayerSensitivity]] = {}
     for layer in layers:
-        groups.setdefault(shared_name(layer.module), []).append(layer)
+        groups.setdefault((shared_name(layer.module), layer.shape[1], layer.input_rows), []).append(layer)
     return [tuple(group) for group in groups.values()]
 
 
 def shared_name(module: str) -> str:
-    """One name for layers that share kernels: ``blocks.3.attn.to_q|to_k|to_v``; other modules keep their own."""
+    """One name for layers that share kernels, given one input: ``blocks.3.attn.to_q|to_k|to_v``; other modules keep their own."""
     parts = module.split(".")
     for place in reversed(range(len(parts))):
         found = next((names for names in SHARING if parts[place] in names), None)

@@ -86,6 +86,7 @@ def layer_from_json(reader: Reader, data: Any) -> LayerSensitivity:
         outcomes=read,
         influence=reader.number(data.get("influence", 1.0), f"influence of {module}"),
         fixed=reader.text(data.get("fixed", ""), f"fixed of {module}", empty=True),
+        input_rows=reader.number(data.get("input_rows", 0.0), f"input_rows of {module}"),
     )
     for outcome in read:
         if not layer.share(outcome) <= MAX_NUMBER:

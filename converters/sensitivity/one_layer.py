@@ -87,6 +87,7 @@ class Bench:
             fp8_time=self._fp8_seconds(layer.shape, statistics),
             outcomes=tuple(outcomes),
             fixed=fixed,
+            input_rows=self._rows_at_once(statistics),
         )
 
     def _kept(self, layer: SourceLayer, statistics: LayerStatistics | None) -> Outcome:

@@ -58,6 +58,7 @@ class LayerSensitivity:
     measured on. ``signal``: the weighted mean of y². ``fp8_time``: ``Outcome.time`` if it were FP8, by which speeds
     are told. ``fixed``: why there is no choice but ``keep``, "" when there is; without rows signal and noise are 0.
     ``influence``: how much of a relative squared error of its output reaches the model's (see ``influence``).
+    ``input_rows``: of its input in one evaluation of the model, on average; 0 where nobody knows.
     """
 
     name: str
@@ -71,6 +72,7 @@ class LayerSensitivity:
     outcomes: tuple[Outcome, ...]
     fixed: str = ""
     influence: float = 1.0
+    input_rows: float = 0.0
 
     def share(self, outcome: Outcome) -> float:
         """What a choice adds to the relative squared error of the model's output: influence · noise / signal.

@@ -114,6 +114,15 @@ def test_ties_hold_queries_keys_and_values_together() -> None:
     assert free < held
 
 
+def test_queries_that_see_another_input_are_not_tied_to_keys_and_values() -> None:
+    rows = {"b.0.attn.to_q": 4096.0, "b.0.attn.to_k": 512.0, "b.0.attn.to_v": 512.0}
+    crossed = replace(
+        SMALL, layers=tuple(replace(found, input_rows=rows.get(found.module, 1.0)) for found in SMALL.layers)
+    )
+    assert [len(item.layers) for item in menu(SMALL, None, ties=True)] == [3, 1, 1, 1]
+    assert [len(item.layers) for item in menu(crossed, None, ties=True)] == [1, 2, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -118,7 +118,12 @@ def test_noise_and_signal_are_those_of_the_converted_file(
     """What is predicted for NVFP4 is what the written file computes, summed in float64 by plain means."""
     found = measured(source, calibration, Choice("nvfp4", "gptq"))
     layer = found.layer(PROJ)
-    assert layer is not None and layer.rows == 64 and layer.kind == "double_blocks.N.img_attn.proj"
+    assert (
+        layer is not None
+        and layer.rows == 64
+        and layer.input_rows == 256
+        and layer.kind == "double_blocks.N.img_attn.proj"
+    )
     assert layer.block == "double_blocks.0"
     target = tmp_path / "t.safetensors"
     report = convert(
