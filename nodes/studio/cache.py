@@ -37,6 +37,9 @@ class FileCache(Generic[Value]):
                 if key in self._kept:
                     self._kept.move_to_end(key)
             return kept[0]
+        with self._lock:
+            self._kept.pop(key, None)
+        del kept  # an old value may hold its file open
         started = time.time_ns()
         value, files = make()
         stamps = _stamps(files)
@@ -47,6 +50,16 @@ class FileCache(Generic[Value]):
                 while len(self._kept) > self._capacity:
                     self._kept.popitem(last=False)
         return value
+
+    def forget_old(self) -> None:
+        """Drop values whose files changed: some hold them open, and what was deleted leaves the disk when it is closed."""
+        with self._lock:
+            known = list(self._kept.items())
+        for key, value in known:
+            if _stamps(value[1]) != value[1]:
+                with self._lock:
+                    if self._kept.get(key) is value:
+                        del self._kept[key]
 
 
 def _stamps(files: Iterable[Path]) -> Stamps | None:

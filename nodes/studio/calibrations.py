@@ -119,6 +119,7 @@ def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
     path = CALIBRATIONS.exchangeable(name)
     beside(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
+    opened.forget_old()
     host.refresh_lists()
     return {"deleted": name}
 

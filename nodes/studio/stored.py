@@ -34,3 +34,7 @@ class Stored(Generic[Value]):
 
         with by_id({path: name}):
             return self._loaded.get(path, read)
+
+    def forget_old(self) -> None:
+        """Let go of files that were deleted or replaced."""
+        self._loaded.forget_old()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     for name in "abacab":
         assert cache.get(name, makers[name]) == name
     assert {name: maker.made for name, maker in makers.items()} == {"a": 1, "b": 2, "c": 1}
+
+
+@pytest.mark.parametrize("how", ["asked again", "told"])
+def test_the_value_of_a_file_that_changed_is_let_go(tmp_path: Path, how: str) -> None:
+    class Value:
+        """As a calibration, it holds its file open."""
+
+    def read() -> tuple[Value, Iterable[Path]]:
+        return Value(), (tmp_path / "a",)
+
+    cache: FileCache[Value] = FileCache(2)
+    settled(tmp_path / "a", "one")
+    old = weakref.ref(cache.get("key", read))
+    assert old() is not None
+    (tmp_path / "a").write_text("new")
+    if how == "told":
+        cache.forget_old()
+    else:
+        cache.get("key", read)
+    assert old() is None
 
 
 def test_an_error_is_not_kept(tmp_path: Path) -> None:
