@@ -137,6 +137,7 @@ async function path(page) {
   seen.notes.search = await studio(page).getByRole("searchbox", { name: "Search models" }).inputValue();
   await button(page, "Calibrate").last().click();
 
+  seen.notes.detail = await studio(page).getByLabel("Detail", { exact: true }).inputValue();
   await button(page, "Open an example workflow").click();
   await page.waitForFunction(() => window.app.rootGraph.nodes.some((node) => node.comfyClass === "NVFP4Calibrate"));
   await makeSmall(page);
@@ -156,6 +157,8 @@ async function path(page) {
   await button(page, "Plan").last().click();
   await studio(page).locator(".nvfp4-group").first().waitFor();
   seen.notes.total = await studio(page).locator(".nvfp4-legend").textContent();
+  seen.notes.rounded = await studio(page).getByText("Rounded by", { exact: false }).innerText();
+  seen.notes.measurable = await button(page, "Measure errors").isEnabled();
   await examine(page, "plan");
   await shot(page, "3-plan");
   await pin(page);
@@ -403,10 +406,28 @@ async function keeping(page) {
   await recipe.locator('option[value="my/mine"]').waitFor({ state: "attached" });
   await studio(page).getByRole("textbox", { name: "Budget" }).fill("");
   await recipe.selectOption("my/mine");
+  const release = studio(page).getByRole("button", { name: /^Release \d+ pinned layer/ });
+  await release.click();
+  await release.waitFor({ state: "hidden" });
   await button(page, "Delete recipe…").click();
   await dialog.getByRole("button", { name: "Delete" }).click();
   await recipe.locator('option[value="my/mine"]').waitFor({ state: "detached" });
   seen.notes.recipe = await recipe.inputValue();
+
+  seen.notes.rounded = await studio(page).getByText("Rounded by", { exact: false }).innerText();
+  await studio(page).getByText("More choices").click();
+  const gain = studio(page).getByRole("checkbox", { name: /^Measure a gain/ });
+  await gain.check();
+  await examine(page, "more choices");
+  await shot(page, "more");
+  await button(page, "Convert").last().click();
+  seen.notes.facts = await studio(page).locator(".nvfp4-facts:visible").innerText();
+  await studio(page).getByLabel("Name of the new file").fill(request.gained);
+  await button(page, "Convert to NVFP4").click();
+  await result(page, request.gained).waitFor({ timeout: SLOW });
+  await studio(page).getByLabel("Name of the new file").fill("");
+  await step(page, "Plan").click();
+  await gain.uncheck();
 
   await step(page, "Calibrate").click();
   seen.notes.restarted = await refuseAndAgree(page, "Restart…", "both", byKeys, "Starts with the first sampling");

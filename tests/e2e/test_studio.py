@@ -152,6 +152,7 @@ def path(request: pytest.FixtureRequest, server: Any, studio: Callable[..., dict
 
 
 CALIBRATIONS = ("first", "second")
+GAINED = "gained"
 
 
 def sampling(name: str, seed: int) -> dict[str, Any]:
@@ -191,6 +192,7 @@ def kept(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         folder=str(server.base / "models" / "nvfp4_calibration"),
         sampling=sampling("both", len(CALIBRATIONS)),
         budget="size<=178MB",
+        gained=GAINED,
         language="ja",
     )
 
@@ -247,6 +249,11 @@ def test_the_search_is_seen_when_the_tab_is_opened_again(path: dict[str, Any]) -
 def test_a_loader_inside_a_subgraph_is_calibrated_for_the_samplers_outside(path: dict[str, Any]) -> None:
     found = path["notes"]["subgraph"]
     assert found["model"] == [found["calibrate"], 0]
+
+
+def test_detail_is_offered_before_measuring_and_plan_says_what_it_would_give(path: dict[str, Any]) -> None:
+    assert path["notes"]["detail"] == "scales" and not path["notes"]["measurable"]
+    assert path["notes"]["rounded"].startswith("Rounded by block-search. A calibration with detail curvature")
 
 
 def test_a_layer_pinned_by_hand_changes_the_totals_and_the_file(path: dict[str, Any], server: Any) -> None:
@@ -340,6 +347,14 @@ def test_errors_are_measured_and_a_budget_is_kept(kept: dict[str, Any]) -> None:
 
 def test_a_recipe_is_saved_chosen_and_deleted(kept: dict[str, Any]) -> None:
     assert kept["notes"]["recipe"] == "auto"
+
+
+def test_a_gain_that_was_chosen_in_plan_is_told_in_convert_and_measured(kept: dict[str, Any], server: Any) -> None:
+    assert kept["notes"]["rounded"].startswith("Rounded by") and "weighted" in kept["notes"]["rounded"]
+    facts = kept["notes"]["facts"]
+    assert f"checkpoints/{SOURCE}.safetensors" in facts and "both" in facts and "Measure a gain" in facts
+    _, report = server.request("/nvfp4_studio/result", {"id": f"checkpoints/{GAINED}.safetensors"})
+    assert report["plan"]["options"]["gain"] is True
 
 
 def test_a_calibration_is_restarted_only_when_the_question_was_answered(kept: dict[str, Any]) -> None:

@@ -53,6 +53,10 @@ export function createPlans({ store, client, textOf, select }) {
     select({ pins: pinsAfter(choices.pins, planning ? [] : plan.layers, modules, wanted) });
   }
 
+  function chooseRecipe(id) {
+    select({ recipe: id, pins: withoutReleases(store.state.choices.pins) });
+  }
+
   async function save(name) {
     const wanted = planRequest(store.state.source, usableChoices(store.state));
     const { id } = await client.saveRecipe(name, wanted);
@@ -62,7 +66,7 @@ export function createPlans({ store, client, textOf, select }) {
 
   /** It is left before it is deleted: a plan that is being asked for meanwhile must not name it. */
   async function removeRecipe(id) {
-    if (store.state.choices.recipe === id) select({ recipe: "auto" });
+    if (store.state.choices.recipe === id) chooseRecipe("auto");
     await client.deleteRecipe(id);
     await options();
   }
@@ -77,7 +81,7 @@ export function createPlans({ store, client, textOf, select }) {
     }
   }
 
-  return { refresh, pin, save, removeRecipe, options };
+  return { refresh, pin, chooseRecipe, save, removeRecipe, options };
 }
 
 /** What a layer may be pinned to besides a policy: nothing, or what the recipe itself pins it to. */

@@ -13,7 +13,7 @@ const AUTO = "auto";
 /** {element, update(state)}. */
 export function planOptions(session) {
   const { t, select, plans, host, attempt, store } = session;
-  const recipe = selectField(t("plan.recipe"), (value) => select({ recipe: value, pins: withoutReleases(store.state.choices.pins) }));
+  const recipe = selectField(t("plan.recipe"), plans.chooseRecipe);
   const budget = textField(t("plan.budget"), debounced((text) => select({ budget: text }), TYPING_MS), {
     placeholder: "size<=12GB",
     help: t("plan.budgetHelp"),
