@@ -17,6 +17,7 @@ import { afterEvent, createConversions, inputsOf, needsRecipe, promptOf } from "
 import {
   AS_RECIPE,
   commonPolicies,
+  createPlans,
   formatCounts,
   grouped,
   layersMatching,
@@ -161,6 +162,16 @@ test("layers that the recipe pins are released by null, those pinned by hand by 
   assert.deepEqual(pinsAfter(released, [], ["a"], RELEASED), { a: null });
   assert.deepEqual([pinsAfter(released, [], ["a"], AS_RECIPE), pinsAfter(released, [], ["a"], "nvfp4")], [{}, { a: "nvfp4" }]);
   assert.deepEqual(withoutReleases({ a: null, b: "fp8" }), { b: "fp8" });
+});
+
+test("pins that no plan can keep are taken off before there is a plan", () => {
+  const store = createStore({ choices: { ...DEFAULTS, pins: { a: "fp8" } }, plan: null, planning: false });
+  const plans = createPlans({ store, client: {}, textOf: String, select: (patch) => store.set({ choices: { ...store.state.choices, ...patch } }) });
+  plans.pin(["a"], RELEASED);
+  assert.deepEqual(store.state.choices.pins, {});
+  store.set({ choices: { ...DEFAULTS, recipe: "my/x", pins: { a: null, b: "fp8" } } });
+  plans.chooseRecipe("auto");
+  assert.deepEqual([store.state.choices.recipe, store.state.choices.pins], ["auto", { b: "fp8" }]);
 });
 
 test("the queued prompt is one convert node with its token, and pins make a recipe necessary", () => {

@@ -50,7 +50,9 @@ export function createPlans({ store, client, textOf, select }) {
   /** Pin layers to a policy, RELEASED or AS_RECIPE. */
   function pin(modules, wanted) {
     const { choices, plan, planning } = store.state;
-    select({ pins: pinsAfter(choices.pins, planning ? [] : plan.layers, modules, wanted) });
+    // A plan that is being made anew does not tell any more what the recipe pins.
+    const layers = (!planning && plan?.layers) || [];
+    select({ pins: pinsAfter(choices.pins, layers, modules, wanted) });
   }
 
   function chooseRecipe(id) {
