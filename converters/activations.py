@@ -17,6 +17,7 @@ from .errors import PlanError
 from .layers import SourceLayer
 from .measure import decoder
 from .rounding.pre_quant import pre_quant_scale, transformed
+from .source import Source
 
 
 def check_calibration(context: Context) -> list[str]:
@@ -64,7 +65,7 @@ def check_calibration(context: Context) -> list[str]:
 
 
 def _samples(context: Context) -> dict[str, torch.Tensor]:
-    """The fingerprint of each calibrated layer that is stored in a float format, four rows read of each."""
+    """The fingerprint of each calibrated layer that is stored in a float format: of four rows, read once a source."""
     assert context.calibration is not None
     found = {}
     for layer in context.recognised.layers.values():
@@ -73,13 +74,16 @@ def _samples(context: Context) -> dict[str, torch.Tensor]:
         if calibrated is None or context.part(layer.weight) != "diffusion_model" or 0 in layer.shape:
             continue
         if calibrated.weight_samples.numel() and (layer.is_fp8 or layer.is_plain):
-            found[module] = _layer_samples(context, layer)
+            found[module] = _layer_samples(context.source, layer)
     return found
 
 
-def _layer_samples(context: Context, layer: SourceLayer) -> torch.Tensor:
-    rows = decoder(context.source, layer, layer.shape)
-    return samples_from_rows(torch.cat([rows(row, row + 1) for row in sample_rows(layer.shape)]), layer.shape)
+def _layer_samples(source: Source, layer: SourceLayer) -> torch.Tensor:
+    def read() -> torch.Tensor:
+        rows = decoder(source, layer, layer.shape)
+        return samples_from_rows(torch.cat([rows(row, row + 1) for row in sample_rows(layer.shape)]), layer.shape)
+
+    return source.remembered(("samples", layer.name), read)
 
 
 def activation(

@@ -1,4 +1,7 @@
-"""Decide every layer: recipe under guard, source format, calibration. Pure: reads headers and tags only."""
+"""Decide every layer: recipe under guard, source format, calibration.
+
+Reads headers and tags, and with a calibration four rows of each calibrated layer; what was read is remembered with the source.
+"""
 
 from __future__ import annotations
 

@@ -123,6 +123,10 @@ def recognise(source: Source) -> Recognised:
     Raises:
         SourceError: a tag that cannot be read or contradicts the stored dtype, or a scale under two names.
     """
+    return source.remembered("layers", lambda: _recognised(source))
+
+
+def _recognised(source: Source) -> Recognised:
     tensors = source.tensors
     tags, legacy = tags_of(source), LegacyTags(source)
     companions: dict[str, list[str]] = {}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from .shards import INDEX_SUFFIXES, is_diffusers, is_shard, read_folder, read_sh
 from .tensors import CODES, DTYPES, Index, TensorInfo
 
 __all__ = ["CODES", "DTYPES", "MAX_HEADER_BYTES", "Source", "TensorInfo", "open_source"]
+Known = TypeVar("Known")
 
 
 class Source:
@@ -40,6 +41,7 @@ class Source:
         self.metadata = index.metadata
         self.tensors = index.tensors
         self.diffusers = is_diffusers(index.files[0].parent)
+        self._remembered = index.remembered
         self._open: list[BinaryIO] = []
         self._locks = [threading.Lock() for _ in index.files]
         try:
@@ -69,6 +71,15 @@ class Source:
         """
         found = ((part.resolve(), os.fstat(file.fileno())) for part, file in zip(self.files, self._open, strict=True))
         return [(str(part), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for part, stat in found]
+
+    def remembered(self, what: Hashable, read: Callable[[], Known]) -> Known:
+        """What ``read`` gives, called only the first time that ``what`` is asked for of this index.
+
+        For what planning reads of the files again and again: tags, samples of weights. Nothing large, for it is kept.
+        """
+        if what not in self._remembered:
+            self._remembered[what] = read()
+        return cast(Known, self._remembered[what])
 
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor on the CPU, with a buffer of its own."""

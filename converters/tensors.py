@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,8 +61,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Index:
-    """All tensors of a checkpoint, the files that hold them, and the texts of its header."""
+    """All tensors of a checkpoint, the files that hold them, and the texts of its header.
+
+    ``remembered``: see ``Source.remembered``; whoever keeps an index for longer than the files stay the same is to drop it.
+    """
 
     files: tuple[Path, ...]
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
+    remembered: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -17,6 +17,10 @@ def source_fingerprint(source: Source) -> str:
 
     The same for any container and place on the disk; another for any fine-tune that touched one of those rows.
     """
+    return source.remembered("fingerprint", lambda: _fingerprint(source))
+
+
+def _fingerprint(source: Source) -> str:
     digest = hashlib.sha256()
     for name, info in sorted(source.tensors.items()):
         digest.update(json.dumps([name, info.dtype, list(info.shape)]).encode())

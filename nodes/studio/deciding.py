@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ...calibration import Calibration
 from ...converters import DEFAULT_ROUNDING, Options, Plan, Recipe, Source, detect_family, load_recipe, make_plan
@@ -19,10 +17,8 @@ from ..guard import Refused
 from ..recipes import AUTO
 from . import calibrations, sensitivities
 from .asked import Asked
-from .cache import FileCache
 
 BY_HAND = "pinned by hand"
-_fingerprints: FileCache[str] = FileCache(32)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def decide(wanted: Asked, source: Source) -> Decided:
         gain=wanted.gain,
     )
     if sensitivity is not None:
-        _check_same(sensitivity, wanted.source, source)
+        _check_same(sensitivity, source)
     if wanted.budget is not None:
         if sensitivity is None:
             raise Refused(
@@ -99,13 +95,9 @@ def recipe_of(wanted: Asked, source: Source) -> Recipe:
     return with_pins(base, pins, name=base.name, title=base.title)
 
 
-def _check_same(sensitivity: Sensitivity, identity: str, source: Source) -> None:
+def _check_same(sensitivity: Sensitivity, source: Source) -> None:
     """Raises SensitivityError when the sensitivity is of another checkpoint."""
-
-    def read() -> tuple[str, Iterable[Path]]:
-        return source_fingerprint(source), (source.path, *source.files)
-
-    if sensitivity.fingerprint != _fingerprints.get(identity, read):
+    if sensitivity.fingerprint != source_fingerprint(source):
         raise SensitivityError(
             f"The sensitivity was measured on {sensitivity.source}, and {source.path.name} has other weights; "
             "choose another one or none."

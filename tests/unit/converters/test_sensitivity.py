@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.calibration import Calibration, Collector
-from nvfp4_studio.converters import Cancelled, PlanError, convert, open_source
+from nvfp4_studio.converters import Cancelled, PlanError, Source, convert, make_plan, open_source
 from nvfp4_studio.converters.budget import parse_budget, plan_budget
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
@@ -38,6 +38,7 @@ from nvfp4_studio.converters.sensitivity import (
     merged_influence,
     save,
     save_influence,
+    source_fingerprint,
 )
 from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
 from nvfp4_studio.converters.sensitivity.weighting import row_weights
@@ -232,6 +233,30 @@ def test_fp8_with_a_scale_a_row_is_measured_in_what_it_can_become(
     source_row = compared.row("source")
     assert source_row is not None and source_row.id == "0" and source_row.error == 0
     assert compared.row("weight-only-nearest") is not None
+
+
+def test_weights_are_sampled_once_however_often_is_planned(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoint("scaled")
+    again = calibrated_like(path)
+    found = measured(path, again, Choice("nvfp4", "nearest"))
+    reads, read_into = [], Source.read_into
+
+    def counting(source: Source, number: int, start: int, view: memoryview) -> None:
+        reads.append(start)
+        read_into(source, number, start, view)
+
+    monkeypatch.setattr(Source, "read_into", counting)
+    options = Options(recipe="weight-only")
+    with open_source(path) as opened:
+        make_plan(opened, options, again)
+        planned = len(reads)
+        source_fingerprint(opened)
+        known = len(reads)
+        plan_budget(opened, options, again, "c", found, parse_budget("size<=0.9"))
+        make_plan(opened, options, again)
+    assert 0 < planned < known == len(reads)
 
 
 def calibrated_like(path: Path) -> Calibration:
