@@ -1,7 +1,7 @@
-"""Conversions that a killed server left unfinished, with what was asked for, so that the same can be asked again.
+"""Conversions that a kill or an error left unfinished, with what was asked for, so that the same can be asked again.
 
 While a conversion runs, ``.NAME.safetensors.asked`` lies beside its file in the making: the inputs of its node as
-JSON. It goes when the conversion ends, however it ends; after a kill it stays with the other leftovers.
+JSON. It goes when the conversion ends; after a kill, and an error that left something to go on with, it stays with that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from ...calibration.errors import StudioError
 from ...calibration.files import write_atomically
-from ...converters.leftovers import discard, leftovers
+from ...converters.leftovers import discard, leftover, leftovers
 from .. import checkpoints, names
 from ..guard import Refused
 from .fields import name_in
@@ -29,8 +29,9 @@ def record(target: Path, inputs: Inputs) -> None:
 
 
 def forget(target: Path) -> None:
-    """Remove what was written down."""
-    _place(target).unlink(missing_ok=True)
+    """Remove what was written down, unless something is left with which the same would go on."""
+    if leftover(target) is None:
+        _place(target).unlink(missing_ok=True)
 
 
 def recorded(target: Path) -> Inputs | None:
