@@ -68,7 +68,7 @@ class StoredFile:
     def read(self, start: int, count: int) -> bytearray:
         """`count` bytes from byte `start` on.
 
-        Raises CalibrationError when there are fewer, or when somebody changed the file since it was opened.
+        Raises CalibrationError when somebody changed the file since it was opened.
         """
         try:
             if self._kept is not None:
@@ -81,13 +81,11 @@ class StoredFile:
                     now = os.fstat(file.fileno())
         except OSError as error:
             raise CalibrationError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        if not self._is_like(now):
+        if not self._is_like(now) or len(data) != count:
             raise CalibrationError(
                 f"{self.path} has been changed since it was loaded, perhaps by another image; start again while nothing "
                 "is generated with it, or use a copy."
             )
-        if len(data) != count:
-            raise CalibrationError(f"{self.path} has been cut short since it was loaded; load it again.")
         return data
 
     def _is_like(self, found: os.stat_result) -> bool:
