@@ -71,7 +71,7 @@ def convergence(changes: Mapping[str, float | None], fold_samplings: torch.Tenso
     known = {name: change for name, change in changes.items() if change is not None}
     if not known:
         missing = max(ENOUGH_SAMPLINGS - samplings, int((fold_samplings == 0).sum()) - LEFT_OUT, 1)
-        return Convergence(None, "", {}, f"Add at least {missing} more images to tell whether they are enough.")
+        return Convergence(None, "", {}, f"More images are needed to tell whether they are enough: at least {missing}.")
     layer = max(known, key=lambda name: known[name])
     change = known[layer]
     if change <= SETTLED:

@@ -28,7 +28,7 @@ _SCALES_DEVICE = 3 * 2048 * 8 + 200
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that a level of detail takes: at most so much on disk and on the device while sampling."""
+    """Bytes that a level of detail takes: at most so many on disk, about so many on the device while sampling."""
 
     file: int
     device: int
@@ -42,7 +42,9 @@ def checked(detail: str) -> str:
 
 
 def details_cost(model: nn.Module | Mapping[str, tuple[int, int]], detail: str = DEFAULT_DETAIL) -> Cost:
-    """What calibrating a model at this level costs, an upper bound.
+    """What calibrating a model at this level costs: on disk at most, on the device about.
+
+    There tables of counts grow by doubling, and a layer that shares its input only sometimes has sums of its own beside.
 
     model: the diffusion model, or layer name -> (out_features, in_features). Layers with equal inputs (q, k
     and v) share what is kept of their channels; before anything has run that can only be guessed, from layers

@@ -30,4 +30,4 @@ class PictureError(StudioError):
 
 
 class Cancelled(StudioError):
-    """The user cancelled; nothing was left behind."""
+    """The user cancelled, or another thread failed; the sentence tells what was left behind."""

@@ -117,7 +117,7 @@ def measure(
 
     def check() -> None:
         if cancelled():
-            raise Cancelled("Cancelled; nothing was written.")
+            raise Cancelled("Cancelled; nothing was changed.")
 
     return _distance(after.name, before.format, after.format, before.shape, originals, results, check)
 

@@ -234,7 +234,7 @@ class Plan:
             f"- model: {self.family_title} ({self.family}), recipe `{self.recipe}`, rounding `{self.options.rounding}`",
             f"- activations: `{self.options.input_scale}`"
             + (f" from calibration {self.calibration}" if self.calibration else " (no calibration)"),
-            f"- layers of the diffusion model: {formats}",
+            f"- layers: {formats}",
             *(f"- {line}" for line in (*self.encoder_lines(), *self.measured_lines())),
             f"- size: {self.source_bytes / 1e6:.1f} MB → {self.output_bytes / 1e6:.1f} MB"
             f" ({self.output_bytes / max(1, self.source_bytes):.2f}×)",

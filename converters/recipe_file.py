@@ -55,7 +55,9 @@ def parse_recipe(name: str, data: Any) -> Recipe:
         PlanError: with the field that is wrong and what is expected there.
     """
     if not isinstance(data, dict) or not isinstance(data.get("rules"), list):
-        raise PlanError(f'Recipe {name} has no list "rules"; see docs of comfy-dit-quantizer for the schema.')
+        raise PlanError(
+            f'Recipe {name} has no list "rules"; write one like {{"rules": [{{"policy": "nvfp4", "match": ["attn"]}}]}}.'
+        )
     if data.get("replace_names"):
         raise PlanError(
             f'Recipe {name} renames keys ("replace_names"), which nvfp4-studio does not do; rename them first.'

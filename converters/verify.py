@@ -102,7 +102,7 @@ def verify_sources(
 
     def examine(name: str) -> tuple[list[str], LayerError | None]:
         if cancelled():
-            raise Cancelled("Cancelled; nothing was written.")
+            raise Cancelled("Cancelled; nothing was changed.")
         if name in after.descriptions:
             return [], None
         layer = after.layers.get(name[: -len(".weight")]) if name.endswith(".weight") else None

@@ -90,7 +90,7 @@ def output_fidelity(
 
     def check() -> None:
         if cancelled():
-            raise Cancelled("Cancelled; nothing was written.")
+            raise Cancelled("Cancelled; nothing was changed.")
 
     measured, unmeasured = [], []
     done, whole = 0, sum(source.tensors[pair.before.weight].nbytes for pair in pairs)

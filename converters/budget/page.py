@@ -41,7 +41,7 @@ def to_markdown(made: BudgetedPlan) -> str:
         f"- {_optimum(selection)}",
         f"- measured with {sensitivity.calibration}; rows weighted: {sensitivity.weighting}; layers that share kernels "
         + ("have one format" if selection.ties else "are chosen one by one"),
-        f"- layers of the diffusion model: {', '.join(f'{count} {name}' for name, count in plan.count().items())}",
+        f"- layers: {', '.join(f'{count} {name}' for name, count in plan.count().items())}",
     ]
     if not sensitivity.influence_measured:
         lines.append(

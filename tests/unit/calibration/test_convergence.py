@@ -45,7 +45,8 @@ def test_the_verdict_names_the_layer_and_what_to_do() -> None:
     assert not found.enough and found.layer == "b" and found.changes["b"] == 0.875
     assert found.advice == "Add 8 more images: without a quarter of the samplings the range of b would be 88% smaller."
     unknown = Calibration({"a": settled}, samplings=3, fold_samplings=torch.tensor([3] + [0] * 7)).convergence()
-    assert unknown.change is None and unknown.advice == "Add at least 5 more images to tell whether they are enough."
+    said = "More images are needed to tell whether they are enough: at least 5."
+    assert unknown.change is None and unknown.advice == said
 
 
 def test_folds_follow_from_what_was_measured() -> None:

@@ -86,7 +86,7 @@ def test_the_advice_is_that_of_coverage_and_convergence(report: CalibrationRepor
     advice = report.advice()
     assert any("Add low-noise steps" in line for line in advice)
     assert any("The unconditional pass was never seen" in line for line in advice)
-    assert any("more images to tell whether they are enough" in line for line in advice)
+    assert any("More images are needed to tell whether they are enough" in line for line in advice)
 
 
 def test_a_freak_value_is_among_the_advice() -> None:
