@@ -107,7 +107,7 @@ def with_pre_quant(
     done, whole = 0, sum(layer.bytes_before for layer in layers)
     pins: dict[str, Pin] = {}
     from_json = partial(_from_json, Reader(str(unfinished)))
-    failed = False
+    kept_for_next = True
     with ProgressFile(unfinished, digest_of(asked), asdict, from_json) as kept, one_thread():
         try:
             threads = (workers or default_workers()) if device.type == "cpu" else 1
@@ -121,11 +121,12 @@ def with_pre_quant(
             name = f"{recipe.name} with pre_quant_scale"
             title = f"{recipe.title.rstrip('.')}; each layer with the pre_quant_scale that brings its outputs closest."
             yield replace(options, recipe=with_pins(recipe, pins, name=name, title=title))
-        except Exception as error:
-            failed = not isinstance(error, Cancelled)
+            kept_for_next = False
+        except (Cancelled, KeyboardInterrupt):
+            kept_for_next = False
             raise
         finally:
-            if not (failed and pins):
+            if not (kept_for_next and pins):
                 kept.remove()
 
 
