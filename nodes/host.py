@@ -146,7 +146,7 @@ def send(event: str, data: dict[str, Any]) -> None:
 def show_text(node_id: str | None, text: str) -> None:
     """Put a line of text on the node in every open browser, at once; ``web/nvfp4_studio.js`` draws it."""
     if node_id is not None:
-        send(STATUS_EVENT, {"node": node_id, "text": text})
+        send(STATUS_EVENT, {"node": node_id, "prompt_id": current_prompt(), "text": text})
 
 
 def refresh_lists() -> None:

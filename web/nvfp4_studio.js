@@ -2,7 +2,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { showComparison } from "./lib/compare.js";
 import { executionIdOf, nodeByExecutionId, nodeByLocator } from "./lib/graph.js";
-import { showStatus } from "./lib/status.js";
+import { makeOwners } from "./lib/owners.js";
+import { showStatus, statusOf } from "./lib/status.js";
 import { makeTicket } from "./lib/ticket.js";
 import { openStudio } from "./studio/studio.js";
 
@@ -26,6 +27,10 @@ const TOKEN_ROUTE = "/nvfp4_studio/conversion_token";
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 const studio = openStudio(app, api, new URL("./", import.meta.url));
+const owners = makeOwners(
+  () => app.extensionManager.workflow.activeWorkflow,
+  async () => (await api.fetchApi("/queue")).json(),
+);
 
 /** What the server says on a node, line by line in the user's language. */
 const told = (text) => text.split("\n").map(studio.t.told).join("\n");
@@ -60,14 +65,22 @@ async function queueAlone(node, ticket) {
     complain(studio.t("node.refused", { error: error.message }));
     return;
   }
-  showStatus(node, studio.t("node.queued"));
   await app.queuePrompt(0, 1, [id]);
 }
 
 function addButton(node, { name, label, help }) {
-  const ticket = makeTicket();
+  let before;
+  const ticket = makeTicket((token) => {
+    // The server may have told more by now.
+    if (statusOf(node) === before) showStatus(node, studio.t("node.queued"));
+    return owners.note(token);
+  });
   node.addCustomWidget(ticket);
-  const button = node.addWidget("button", name, null, () => queueAlone(node, ticket), { serialize: false });
+  const press = () => {
+    before = statusOf(node);
+    return queueAlone(node, ticket);
+  };
+  const button = node.addWidget("button", name, null, press, { serialize: false });
   button.label = studio.t(label);
   button.serialize = false;
   button.tooltip = studio.t(help);
@@ -78,6 +91,7 @@ app.registerExtension({
 
   async setup() {
     api.addEventListener(STATUS_EVENT, ({ detail }) => {
+      if (!owners.isInView(detail.prompt_id)) return;
       const node = nodeByExecutionId(rootGraph(), detail.node);
       if (node && NODES.has(node.comfyClass)) showStatus(node, told(detail.text));
     });

@@ -68,3 +68,7 @@ def test_the_button_works_inside_a_subgraph(walk: dict[str, Any]) -> None:
     outer, inner = walk["nested"]["id"].split(":")
     assert walk["targets"][5:] == [[f"{outer}:{inner}"]]
     assert (walk["server"].base / "output" / "checkpoints" / "nested.safetensors").is_file()
+
+
+def test_a_prompt_that_the_server_refused_is_not_called_queued(walk: dict[str, Any]) -> None:
+    assert walk["nested"]["refused"] == walk["nested"]["text"]

@@ -125,16 +125,33 @@ async function convertInSubgraph(page) {
   }, NODE.convert);
   const end = Date.now() + 60000;
   for (;;) {
-    const text = await page.evaluate((key) => {
-      const [outer, inner] = key.split(":");
-      const { subgraph } = window.app.rootGraph.nodes.find((node) => String(node.id) === outer);
-      const node = subgraph.nodes.find((candidate) => String(candidate.id) === inner);
-      return node.widgets.find((widget) => widget.name === "nvfp4_status")?.element.textContent;
-    }, id);
+    const text = await page.evaluate(nestedText, id);
     if (/dB SQNR/.test(text ?? "") && /nested/.test(text)) return { id, text };
     if (Date.now() > end) throw new Error(`the nested node ${id} shows ${JSON.stringify(text)}`);
     await page.waitForTimeout(100);
   }
+}
+
+/** What a node inside a subgraph shows. */
+function nestedText(id) {
+  const [outer, inner] = id.split(":");
+  const { subgraph } = window.app.rootGraph.nodes.find((node) => String(node.id) === outer);
+  const node = subgraph.nodes.find((candidate) => String(candidate.id) === inner);
+  return node.widgets.find((widget) => widget.name === "nvfp4_status")?.element.textContent;
+}
+
+/** Press the nested node's button with a name that the server refuses; what the node shows then. */
+async function refused(page, id) {
+  const answered = page.waitForResponse((answer) => answer.url().endsWith("/prompt") && answer.status() === 400);
+  await page.evaluate(() => {
+    const { subgraph } = window.app.rootGraph.nodes.find((node) => node.subgraph);
+    const { widgets } = subgraph.nodes.find((node) => node.comfyClass === "NVFP4Convert");
+    widgets.find((widget) => widget.name === "output_name").value = "../outside";
+    widgets.find((widget) => widget.type === "button").callback();
+  });
+  await answered;
+  await page.waitForTimeout(300);
+  return page.evaluate(nestedText, id);
 }
 
 async function visit(page, errors) {
@@ -179,6 +196,7 @@ async function visit(page, errors) {
   const nested = await convertInSubgraph(page);
   const tokens = prompts.map(tokenOf);
   const targets = prompts.map((p) => p.partial_execution_targets);
+  nested.refused = await refused(page, nested.id);
   return { added, nested, calibrated, report, ordinary, converted, tokens, targets, values, visible, saved_token: /conversion_token/.test(saved) };
 }
 

@@ -42,9 +42,14 @@ function addStatus(node) {
   return widget;
 }
 
+const widgetOf = (node) => node.widgets?.find((candidate) => candidate.name === NAME);
+
+/** The text that the node shows, "" where it shows none. */
+export const statusOf = (node) => widgetOf(node)?.value ?? "";
+
 /** Show `text` on the node; the first call adds the widget. The text is never read as HTML. */
 export function showStatus(node, text) {
-  const widget = node.widgets?.find((candidate) => candidate.name === NAME) ?? addStatus(node);
+  const widget = widgetOf(node) ?? addStatus(node);
   const value = String(text);
   widget.value = value;
   widget.element.style.minHeight = `${heightOf(value, node.size?.[0] ?? 300)}px`;

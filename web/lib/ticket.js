@@ -2,9 +2,10 @@
 
 export const TOKEN_INPUT = "conversion_token";
 
-/** A widget that holds a token until the next partial execution is queued. */
-export function makeTicket() {
+/** A widget that holds a token until the next partial execution; `queued` hears the token when the server took it. */
+export function makeTicket(queued) {
   let token;
+  let given;
   let armed = false;
   return {
     name: TOKEN_INPUT,
@@ -20,14 +21,20 @@ export function makeTicket() {
     },
     // An ordinary Run tells that it is no partial execution: then the token stays where it is.
     beforeQueued(context) {
+      given = undefined;
       armed = token !== undefined && context?.isPartialExecution !== false;
     },
     serializeValue() {
       if (!armed) return undefined;
-      const value = token;
+      given = token;
       token = undefined;
       armed = false;
-      return value;
+      return given;
+    },
+    // Called for prompts that the server did not refuse.
+    afterQueued() {
+      if (given !== undefined) queued(given);
+      given = undefined;
     },
   };
 }

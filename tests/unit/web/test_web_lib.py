@@ -61,7 +61,7 @@ def test_locators_name_root_nodes_and_nodes_of_a_subgraph(tmp_path: Path) -> Non
 
 def test_a_ticket_goes_into_the_next_partial_execution_only(tmp_path: Path) -> None:
     script = """
-    const ticket = lib.makeTicket();
+    const ticket = lib.makeTicket(() => {});
     const queue = (isPartialExecution) => {
       ticket.beforeQueued({ isPartialExecution });
       return ticket.serializeValue() ?? null;
@@ -72,3 +72,23 @@ def test_a_ticket_goes_into_the_next_partial_execution_only(tmp_path: Path) -> N
     const result = [before, saved, queue(false), queue(true), queue(true), ticket.serialize, ticket.options.serialize ?? null];
     """
     assert evaluate(tmp_path, "ticket", script) == [None, None, None, "t", None, False, None]
+
+
+def test_a_ticket_tells_of_its_token_only_when_the_server_took_the_prompt(tmp_path: Path) -> None:
+    script = """
+    const result = [];
+    const ticket = lib.makeTicket((token) => result.push(token));
+    const queue = (isPartialExecution, refused) => {
+      ticket.beforeQueued({ isPartialExecution });
+      ticket.serializeValue();
+      if (!refused) ticket.afterQueued({ isPartialExecution });
+    };
+    ticket.put("refused");
+    queue(true, true);
+    queue(false);
+    ticket.put("taken");
+    queue(false);
+    queue(true);
+    queue(true);
+    """
+    assert evaluate(tmp_path, "ticket", script) == ["taken"]
