@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .report_text import comparison_sections, report_sections
     from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
     from .selection import linear_layers
-    from .single import LayerObserver
     from .statistics import PASSES, Calibration, LayerStatistics
     from .store import load, merge_files, save
 
@@ -47,7 +46,6 @@ __all__ = [
     "DETAILS",
     "DETAIL_HELP",
     "FORMS",
-    "LayerObserver",
     "LayerStatistics",
     "Observation",
     "PASSES",
@@ -111,7 +109,6 @@ exports(
         "report_text": ("comparison_sections", "report_sections"),
         "scales": ("ActivationRange", "DEFAULT_POLICY", "POLICIES", "activation_range", "input_scale"),
         "selection": ("linear_layers",),
-        "single": ("LayerObserver",),
         "statistics": ("Calibration", "LayerStatistics", "PASSES"),
         "store": ("load", "merge_files", "save"),
     },

@@ -15,6 +15,7 @@ from .curvature import Curvature
 from .errors import CalibrationError
 from .fingerprint import UNKNOWN, combined, differing
 from .histogram import BINS
+from .page import counted
 from .reservoir import Reservoir
 
 PASSES = ("conditional", "unconditional")
@@ -175,16 +176,16 @@ class Calibration:
 
     def summary(self) -> str:
         """One line for a node or a terminal: "18 images, 288 steps, 14 layers, largest amax 3136 in …"."""
-        parts = [_counted(self.images, "image"), _counted(self.steps, "step"), _counted(len(self.layers), "layer")]
+        parts = [counted(self.images, "image"), counted(self.steps, "step"), counted(len(self.layers), "layer")]
         if self.layers:
             name = max(self.layers, key=lambda key: self.layers[key].amax)
             parts.append(f"largest amax {self.layers[name].amax:g} in {name}")
         bad = self.nonfinite_layers()
         if bad:
-            parts.append(f"NaN or infinite values in {_counted(len(bad), 'layer')} (most in {next(iter(bad))})")
+            parts.append(f"NaN or infinite values in {counted(len(bad), 'layer')} (most in {next(iter(bad))})")
         patched = self.adapted()
         if patched:
-            parts.append(f"{sum(patched.values())} of {_counted(self.samplings, 'sampling')} with patched weights")
+            parts.append(f"{sum(patched.values())} of {counted(self.samplings, 'sampling')} with patched weights")
         return ", ".join(parts)
 
     def same_as(self, other: Calibration) -> bool:
@@ -239,7 +240,3 @@ def _same(mine: int, theirs: int, what: str) -> int:
     if mine and theirs and mine != theirs:
         raise CalibrationError(f"{mine} and {theirs} {what}.")
     return mine or theirs
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -52,7 +52,7 @@ def _parse(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor
             f"{path} announces a header of {length} bytes but has only {size}: it is truncated; download it again."
         )
     try:
-        header = json.loads(b"{" + file.read(length - 1), object_pairs_hook=_unique)
+        header = json.loads(b"{" + file.read(length - 1), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} has a damaged header ({error}); download it again.") from error
     metadata = _metadata(path, header.pop("__metadata__", {}))
@@ -72,7 +72,8 @@ def _parse(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor
     return metadata, tensors
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON in which no name occurs twice. Raises ValueError."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name occurs twice")

@@ -14,10 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .errors import SourceError
-from .header import read_header
+from .header import read_header, unique
 from .pickled import SUFFIXES as PYTORCH_SUFFIXES
 from .pickled import read_pytorch
 from .tensors import Index, TensorInfo
@@ -159,7 +158,7 @@ def _weight_map(path: Path) -> dict[str, str]:
         size = path.stat().st_size
         if size > MAX_INDEX_BYTES:
             raise SourceError(f"{path} has {size} bytes, too many for an index of shards.")
-        data = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+        data = json.loads(path.read_bytes(), object_pairs_hook=unique)
     except OSError as error:
         raise SourceError(f"{path} cannot be opened: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -173,13 +172,6 @@ def _weight_map(path: Path) -> dict[str, str]:
     if len(set(placed.values())) > MAX_SHARDS:
         raise SourceError(f"{path} names {len(set(placed.values()))} shards; nvfp4-studio reads at most {MAX_SHARDS}.")
     return placed
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
 
 
 def _inside(folder: Path, name: str, index: Path) -> Path:

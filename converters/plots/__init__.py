@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .calibration import calibration_plot
     from .canvas import Picture, stacked
     from .comparison import comparison_plot
-    from .histograms import histogram_plot, layer_histogram
+    from .histograms import layer_histogram
 
 __all__ = [
     "MAX_ROWS",
@@ -21,7 +21,6 @@ __all__ = [
     "block_map",
     "calibration_plot",
     "comparison_plot",
-    "histogram_plot",
     "layer_histogram",
     "paired_bars",
     "stacked",
@@ -35,6 +34,6 @@ exports(
         "calibration": ("calibration_plot",),
         "canvas": ("Picture", "stacked"),
         "comparison": ("comparison_plot",),
-        "histograms": ("histogram_plot", "layer_histogram"),
+        "histograms": ("layer_histogram",),
     },
 )

@@ -48,33 +48,6 @@ LOWEST = 1.0
 """Percentile of the elements at which a panel begins: the few below reach down for decades."""
 
 
-def histogram_plot(
-    title: str, counts: Sequence[int], edges: Sequence[float], marks: Sequence[tuple[str, float]] = ()
-) -> Picture:
-    """Columns over a logarithmic axis; the height is the logarithm of the count, so that tails are seen.
-
-    Args:
-        counts: values in each bin.
-        edges: lower edge of each bin, ascending; bin 0 (zero) is left out of the picture.
-        marks: labelled vertical lines, for example the clip point.
-    """
-    image, draw = blank(title, 330)
-    used = [index for index in range(1, len(counts)) if counts[index]]
-    if not used:
-        draw.text((MARGIN, 60), "nothing recorded", MUTED, font(NORMAL))
-        return image
-    uppers = [*edges[1:], edges[-1] * 1.125]
-    values = [edges[used[0]], uppers[used[-1]], *(value for _, value in marks)]
-    axis = LogAxis.over(values, 70, WIDTH - MARGIN - 20)
-    top, bottom = MARGIN + 62, image.height - 52
-    _grid(draw, axis, top, bottom, max(counts))
-    _columns(draw, axis, counts, edges, uppers, top, bottom, LIGHT_BLUE)
-    for row, (label, value) in enumerate(marks):
-        draw.line((axis.x(value), top - 6, axis.x(value), bottom), RED, 2)
-        draw.text((axis.x(value), top - 22 - 14 * (row % 2)), label, RED, font(SMALL), anchor="ma")
-    return image
-
-
 def layer_histograms(calibration: Calibration, report: CalibrationReport) -> Picture | None:
     """A panel for each of some layers: elements, amax of blocks, the policies' ranges and what they clip.
 

@@ -121,10 +121,6 @@ class Prober:
             else:
                 self._in_vain[name] += 1
 
-    def finish(self) -> dict[str, float]:
-        """The mean influence of each layer that was probed."""
-        return {name: found.influence for name, found in self.probes.items()}
-
     @contextmanager
     def _disturbed(self, name: str) -> Iterator[dict[torch.device, torch.Generator]]:
         """What is yielded is empty as long as the layer has not run."""

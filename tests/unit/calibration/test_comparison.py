@@ -11,7 +11,6 @@ import torch
 from nvfp4_studio.calibration import (
     Calibration,
     CalibrationError,
-    LayerObserver,
     compare,
     comparison_sections,
     import_json,
@@ -19,6 +18,7 @@ from nvfp4_studio.calibration import (
     observe,
 )
 from nvfp4_studio.calibration.comparison import factor, times
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 NAMES = [f"blocks.{block}.{layer}" for block in range(5) for layer in ("attn", "mlp")]
 

@@ -20,7 +20,6 @@ from nvfp4_studio.calibration import (
     Calibration,
     CalibrationError,
     Collector,
-    LayerObserver,
     LayerStatistics,
     details_cost,
     load,
@@ -32,6 +31,7 @@ from nvfp4_studio.calibration import (
 from nvfp4_studio.calibration.curvature import MAX_ROWS, Curvature
 from nvfp4_studio.calibration.reservoir import ROWS
 from nvfp4_studio.calibration.stored import StoredFile
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 CPU = torch.device("cpu")
 BINS = torch.arange(16)

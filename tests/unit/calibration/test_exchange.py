@@ -104,7 +104,8 @@ def test_detailed_export_and_back(tmp_path: Path, sampled: Sampled) -> None:
 
 
 def test_the_exported_deviation_is_close_to_the_real_one(tmp_path: Path) -> None:
-    from nvfp4_studio.calibration import LayerObserver, observe
+    from nvfp4_studio.calibration import observe
+    from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
     values = torch.randn(8192, 64, generator=torch.Generator().manual_seed(0)) * 3
     observer = LayerObserver(torch.device("cpu"))

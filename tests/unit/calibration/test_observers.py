@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvfp4_studio.calibration import LayerObserver, LayerStatistics, counting, observe, observers, sums
+from nvfp4_studio.calibration import LayerStatistics, counting, observe, observers, sums
 from nvfp4_studio.calibration.histogram import BINS, bin_index
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 CPU = torch.device("cpu")
 FULL_NOISE = torch.arange(16) == 15

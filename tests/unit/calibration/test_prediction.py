@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nvfp4_studio.calibration import LayerObserver, LayerStatistics, import_json, observe
+from nvfp4_studio.calibration import LayerStatistics, import_json, observe
 from nvfp4_studio.calibration.policies import effects
 from nvfp4_studio.calibration.prediction import block_model
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 ROWS, CHANNELS = 4096, 256
 LEVELS = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

@@ -14,13 +14,13 @@ from nvfp4_studio.calibration import (
     POLICIES,
     Calibration,
     CalibrationReport,
-    LayerObserver,
     calibration_report,
     import_json,
     markdown,
     observe,
     report_sections,
 )
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 BLOCKS = 6
 

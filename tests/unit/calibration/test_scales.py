@@ -8,12 +8,12 @@ import torch
 from nvfp4_studio.calibration import (
     POLICIES,
     CalibrationError,
-    LayerObserver,
     LayerStatistics,
     activation_range,
     input_scale,
     observe,
 )
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 
 def statistics_of(*inputs: torch.Tensor) -> LayerStatistics:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from nvfp4_studio.calibration import LayerObserver, LayerStatistics, observe
+from nvfp4_studio.calibration import LayerStatistics, observe
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 
 def observed_layers(names: Iterable[str], width: int, seed: int) -> dict[str, LayerStatistics]:

@@ -12,7 +12,6 @@ import torch
 from nvfp4_studio.calibration import (
     BINS,
     Calibration,
-    LayerObserver,
     LayerStatistics,
     calibration_report,
     compare,
@@ -30,6 +29,7 @@ from nvfp4_studio.converters.plots.histograms import (
     layer_histograms,
 )
 from nvfp4_studio.converters.plots.ranges import depth_plot, range_plot
+from nvfp4_studio.tests.unit.calibration.single_layer import LayerObserver
 
 
 def calibration_of(blocks: int = 6, scale: float = 1.0) -> Calibration:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from .detail import SCALES
-from .observers import Observation
-from .statistics import LayerStatistics
-from .sums import DeviceSums, Moment
+from nvfp4_studio.calibration import LayerStatistics
+from nvfp4_studio.calibration.detail import SCALES
+from nvfp4_studio.calibration.observers import Observation
+from nvfp4_studio.calibration.sums import DeviceSums, Moment
 
 
 class LayerObserver:
