@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +17,13 @@ from typing import BinaryIO
 import torch
 
 from ..calibration.files import sync_folder
-from .errors import ConversionError, VerificationError
-from .journal import Journal, Pieces, Remarks
+from .errors import ConversionError
+from .journal import Journal, Remarks
 from .layout import TensorSpec, lay_out
 from .positioned import PositionedFile
 from .syncing import Syncer
 from .target import check_space, check_target, explained, give_name, open_locked, temporary_names
+from .written import Written
 
 
 class Writer:
@@ -61,10 +60,6 @@ class Writer:
         self.temporary, journal = temporary_names(target)
         self._head, self._places = lay_out(specs, metadata)
         self.size = len(self._head) + sum(spec.nbytes for _, spec in self._places.values())
-        self.done: frozenset[str] = frozenset()
-        self._left = {name: spec.nbytes for name, (_, spec) in self._places.items()}
-        self._pieces: dict[str, Pieces] = {name: [] for name in self._places}
-        self._lock = threading.Lock()
         self._overwrite = overwrite
         self._journal = Journal(journal, fingerprint)
         check_target(target, overwrite)
@@ -73,7 +68,8 @@ class Writer:
         except OSError as error:
             raise explained(error, target) from error
         self._data = PositionedFile(self._file)
-        self._syncer = Syncer(self._data, self._journal, self._check)
+        self._written = Written(self._data, self._places, target.parent)
+        self._syncer = Syncer(self._data, self._journal, self._written.check)
         try:
             check_space(target, self.size)
         except ConversionError:
@@ -86,6 +82,11 @@ class Writer:
             raise explained(error, target) from error
 
     @property
+    def done(self) -> frozenset[str]:
+        """Names of tensors that an earlier run finished."""
+        return self._written.done
+
+    @property
     def remarks(self) -> Remarks:
         """What an earlier run remarked about layers, whether it finished them or not."""
         return self._journal.remarks
@@ -95,31 +96,13 @@ class Writer:
         assert self._file is not None
         size = self._file.seek(0, os.SEEK_END)
         finished = self._journal.resume() if size == self.size else {}
-        for name in finished.keys() & self._places.keys():
-            if self._is_whole(name, finished[name]) and self._differing(name, finished[name]) is None:
-                self._pieces[name] = finished[name]
-                del self._left[name]
-        self.done = frozenset(self._places.keys() - self._left.keys())
+        kept = self._written.resume(finished)
         # First the journal: it must never name what the next lines throw away.
-        self._journal.start({name: self._pieces[name] for name in self.done})
+        self._journal.start(kept)
         if not self.done:
             self._file.truncate(0)
         self._data.write(0, memoryview(self._head))
         self._file.truncate(self.size)
-
-    def _is_whole(self, name: str, pieces: Pieces) -> bool:
-        position = 0
-        for first, count, _ in sorted(pieces):
-            if first != position:
-                return False
-            position += count
-        return position == self._places[name][1].nbytes
-
-    def _differing(self, name: str, pieces: Pieces) -> int | None:
-        """The first byte of a piece that the file does not hold as it was written, None when all are right."""
-        start, _ = self._places[name]
-        wrong = (first for first, count, crc in pieces if self._data.checksum(start + first, count) != crc)
-        return next(wrong, None)
 
     def __enter__(self) -> Writer:
         return self
@@ -158,18 +141,11 @@ class Writer:
             )
         try:
             self._data.write(offset + first, data)
-            self._written(name, [first, len(data), zlib.crc32(data)])
+            pieces = self._written.add(name, first, data)
+            if pieces is not None:
+                self._syncer.add(name, spec.nbytes, pieces)
         except OSError as error:
             raise explained(error, self.target) from error
-
-    def _written(self, name: str, piece: list[int]) -> None:
-        with self._lock:
-            self._pieces[name].append(piece)
-            self._left[name] -= piece[1]
-            if self._left[name] > 0:
-                return
-            del self._left[name]
-        self._syncer.add(name, self._places[name][1].nbytes, self._pieces[name])
 
     def finish(self) -> Path:
         """Put everything on disk and return the temporary path, for verification.
@@ -178,13 +154,10 @@ class Writer:
             ConversionError: a declared tensor was not written in full, or the disk refused.
             VerificationError: the file holds other bytes than were written.
         """
-        if self._left:
-            raise ConversionError(
-                f"{len(self._left)} planned tensors were not written, first {min(self._left)}; please report this."
-            )
+        self._written.check_complete()
         try:
             self._syncer.finish()
-            self._check_head()
+            self._written.check_head(self._head)
         except OSError as error:
             raise explained(error, self.target) from error
         return self.temporary
@@ -199,32 +172,9 @@ class Writer:
         try:
             self._data.write(0, memoryview(self._head))
             self._data.sync()
-            self._check_head()
+            self._written.check_head(self._head)
         except OSError as error:
             raise explained(error, self.target) from error
-
-    def _check_head(self) -> None:
-        if self._data.checksum(0, len(self._head)) != zlib.crc32(self._head):
-            raise self._gave_back("the header", 0)
-
-    def _check(self, tensors: Mapping[str, Pieces]) -> None:
-        """Read tensors again and compare them with what was written.
-
-        Raises:
-            VerificationError: the file holds other bytes, or they were not written piece by piece.
-        """
-        for name, pieces in tensors.items():
-            if not self._is_whole(name, pieces):
-                raise VerificationError(f"The pieces of {name} overlap or leave a gap; please report this.")
-            first = self._differing(name, pieces)
-            if first is not None:
-                raise self._gave_back(name, first)
-
-    def _gave_back(self, what: str, first: int) -> VerificationError:
-        return VerificationError(
-            f"{self.target.parent} gave back other bytes of {what} (from byte {first} on) than were written, and nothing "
-            "was kept; check the disk, or choose another folder."
-        )
 
     def commit(self) -> None:
         """Give the finished file its name.

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from nvfp4_studio.converters import ConversionError, Options, convert, syncing, verify, writer
 from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters.journal import Journal
+from nvfp4_studio.converters.written import Written
 
 Checkpoint = Callable[..., Path]
 KILLS = int(os.environ.get("NVFP4_STUDIO_KILLS", "6"))
@@ -251,7 +252,7 @@ def test_a_verified_file_that_cannot_be_named_is_kept(
             convert(source, target, options, overwrite=overwrite)
     kept = target_module.temporary_names(target)
     assert target.exists() == overwrite and all(path.exists() for path in kept)
-    monkeypatch.setattr(writer.Writer, "_written", lambda *_: pytest.fail("something was written again"))
+    monkeypatch.setattr(Written, "add", lambda *_: pytest.fail("something was written again"))
     convert(source, target, options, overwrite=overwrite)
     assert load_file(target) and not any(path.exists() for path in kept)
 
