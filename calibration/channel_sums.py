@@ -13,8 +13,10 @@ from .reservoir import Candidates, Reservoir
 
 
 class ChannelSums:
-    """Sums over the channels of one set of layers; a call with NaN or overflowing squares takes no part.
+    """Sums over the channels of one set of layers, on its device; a call with NaN or overflowing squares takes no part.
 
+    ``rows``: int64 [], of the calls that took part. ``channel_amax``: float32 [K]. ``square_sums``: float32 [K], Σx² of each
+    channel over rows, None where ``products`` (Xᵀ·X in blocks of 128 channels) have them on their diagonals.
     ``candidates`` are the rows kept so far, which whoever samples rows puts there.
     """
 
@@ -32,6 +34,7 @@ class ChannelSums:
         self.candidates: Candidates | None = None
 
     def add(self, seen: Observation) -> None:
+        """Add one call; on a GPU nothing waits for it."""
         assert seen.channel_amax is not None and seen.square_sums is not None
         total = seen.square_sums.sum()
         pairs = [(self.square_sums, seen.square_sums)] if self.square_sums is not None else []

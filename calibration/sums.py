@@ -43,6 +43,8 @@ class Moment:
 
 @dataclass(slots=True)
 class _Call:
+    """One call that waits to be counted, of the set of layers with number ``group``."""
+
     group: int
     seen: Observation
     moment: Moment
@@ -50,6 +52,10 @@ class _Call:
 
 class DeviceSums:
     """All sums on one device; memory is O(layers), whatever is observed.
+
+    For G sets of layers, or up to twice as many, because tables grow by doubling: ``_counts`` 3 × int64 [G, 2048] by raw bin
+    of a call's amax, blocks' amax and elements; ``_schedule`` float32 [2·G, 16], the amax in each part of the schedule, row
+    2·group + pass; ``_nonfinite`` int64 [G], rows with NaN or infinities.
 
     The tensors are made outside inference mode: one born inside could not be changed outside.
     """

@@ -26,7 +26,8 @@ def in_pieces(
     """Encode rows piece by piece (see ``pieces_of``) and join the results along their first dimension.
 
     Args:
-        encode: what becomes of float32 rows [R, K] on the encoding's device.
+        encode: from float32 rows [R, K] on the encoding's device to tensors by suffix, the same ones for every piece, each
+            [R, …] of any dtype, or with R rounded up to ``multiple``.
         multiple: the number of rows of every piece but the last is a multiple of it.
         at_once: weights encoded at once on a CPU, for an ``encode`` with many temporaries; None for the usual number.
     """

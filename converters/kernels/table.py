@@ -25,8 +25,8 @@ class KernelTable:
     a specification's peaks, which no kernel reaches but which all miss by much the same factor, so that ratios hold.
     ``tflops``: dense multiply-adds, two operations each, in 10¹² a second, by kind of kernel; one that is missing
     is computed by decoding the weight and multiplying in BF16, as ComfyUI does. ``bandwidth``: of the GPU's memory
-    in GB/s. ``quantizing``: GB/s of BF16 input that are read, rounded and written, by kind; where it is missing the
-    memory's bandwidth is what limits.
+    in 10⁹ bytes a second, read and written ones together. ``quantizing``: 10⁹ bytes of BF16 input a second that are read,
+    rounded and written, by kind, the written ones not counted; where it is missing the bandwidth is what limits.
     """
 
     name: str

@@ -23,8 +23,7 @@ def sensitivity_plot(found: Sensitivity) -> Picture:
     layers = [layer for layer in free if layer.of_policy(policy)]
     whole = sum(_share(layer, policy) for layer in layers) or 1.0
     shares = {layer.module: _share(layer, policy) / whole for layer in layers}
-    known = found.details.get("influence", "not measured") != "not measured"
-    title = "Share of the model's error" if known else "Share of the sum of the layers' own errors"
+    title = "Share of the model's error" if found.influence_measured else "Share of the sum of the layers' own errors"
     worst = sorted(layers, key=lambda layer: -shares[layer.module])[:WORST_SHOWN]
     return stacked(
         [

@@ -10,7 +10,9 @@ A method is a module with
 A method that needs more than scales has no ``CANDIDATES`` but
 
 * ``missing(statistics) -> str | None``: why a layer's statistics do not suffice;
-* ``rounder(tensor_scale, statistics, values)``: a function that quantizes rows of this layer;
+* ``rounder(tensor_scale, statistics, values)``: a function that quantizes rows of this layer, float32 [R, K] with K a
+  multiple of 16 (or such FP8 bytes), to packed E2M1 codes uint8 [R, K/16, 8], the even column in the high nibble, and
+  block scales float8_e4m3fn [R, K/16];
 * ``TAKES_BYTES``: whether these may be FP8 bytes, of which ``values`` float32 [256] tells the meaning.
 
 Rows are rounded some at a time (by ``candidates`` and for FP8 bytes ``fp8_tables`` where there is one candidate, by
