@@ -17,7 +17,7 @@ from safetensors import safe_open
 NODE = "5"
 TABLES = 11
 TABLE_BYTES = 64 << 20
-"""Tensors that are kept: 700 MB, so that the journal's 256 MB are passed twice before the layers come."""
+"""Tensors that are kept: 700 MB, so that the journal is written several times before the layers come."""
 LAYERS = 8
 WIDTH = 2048
 SLACK_BYTES = 4 << 20
@@ -122,7 +122,7 @@ def test_a_killed_server_goes_on_after_its_restart(folders: dict[str, Any]) -> N
     already = written_by(again)
     (left,) = again.request("/nvfp4_studio/conversions")[1]["interrupted"]
     assert left["id"] == "diffusion_models/killed.safetensors" and left["source"] == INPUTS["source"]
-    assert 256 << 20 <= left["done"] <= left["total"] == temporary.stat().st_size
+    assert 64 << 20 <= left["done"] <= left["total"] == temporary.stat().st_size
     assert left["options"] == {**INPUTS, "output_name": "killed"}
     answer = press(again, "killed", left["options"])
     wait_for(again, lambda: lines(journal)[1:2] not in ([], [{}]))  # the killed run's began with nothing
@@ -132,7 +132,7 @@ def test_a_killed_server_goes_on_after_its_restart(folders: dict[str, Any]) -> N
     assert entry["status"]["status_str"] == "success", entry["status"]
     with safe_open(target, "np") as file:
         sizes = {name: int(np.prod(file.get_slice(name).get_shape())) * 2 for name in finished if "table" in name}
-    assert sizes and sum(sizes.values()) >= 256 << 20
+    assert sizes and sum(sizes.values()) >= 64 << 20
     assert written_by(again) - already <= target.stat().st_size - sum(sizes.values()) + SLACK_BYTES
     assert digest(target) == digest(output / "whole.safetensors") and digest(source) == before
     assert list(output.glob(".*")) == []
