@@ -9,7 +9,7 @@ full: 60 blocks need 18 GB free); their floor is too low, since no disk is read.
 conversions stand beside their floor: the time for only reading the source and writing the output's bytes
 with fsync. The second floor does so as the conversion does, on disk every 64 MB and then no longer in the
 system's memory, and reads into the same memory again and again: where fresh memory is dear, as in some
-virtual machines, it is much lower. Peak memory is that of this process above its imports.
+virtual machines, it is much lower. Peak memory is the most of this process so far, above its imports.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def floor_in_steps(source: Path, target: Path, size: int) -> float:
     with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as written:
         file = PositionedFile(written)
         while count := read.readinto(memory):
-            file.write(size - left, memory[: min(left, count)])
-            left -= min(left, count)
-            waiting += count
-            if waiting >= SYNC_BYTES or not left:
+            written_now = min(left, count)
+            file.write(size - left, memory[:written_now])
+            left -= written_now
+            waiting += written_now
+            if waiting >= SYNC_BYTES or (waiting and not left):
                 file.sync()
                 file.let_go()
                 waiting = 0

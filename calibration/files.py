@@ -44,8 +44,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _remove_abandoned(path: Path, now: float) -> None:
     """Remove what crashes left of `path`; `now` by the clock of the folder's machine, in seconds."""
-    for other in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * (2 * _RANDOM_BYTES)}.tmp"):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # tidying up is no reason to lose what is to be saved
+        for other in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * (2 * _RANDOM_BYTES)}.tmp"):
             if now - other.lstat().st_mtime > ABANDONED_SECONDS:
                 other.unlink()
 

@@ -106,7 +106,7 @@ def convert(
                 plan.specs(),
                 plan.metadata,
                 overwrite=overwrite,
-                fingerprint=_fingerprint(source, plan, calibration),
+                fingerprint=_fingerprint(source, plan, calibration, chosen),
             ) as writer:
                 threads = workers or (default_workers() if chosen.type == "cpu" else 1)
                 execution = Execution(source, plan, calibration, writer, chosen, threads, progress, check)
@@ -169,19 +169,21 @@ def _check_apart(source: Source, target: Path) -> None:
             )
 
 
-def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None) -> str:
+def _fingerprint(source: Source, plan: Plan, calibration: Calibration | None, device: torch.device) -> str:
     """Equal for two runs that would write the same bytes: the same plan for the same, unchanged source.
 
     Scales are in the plan; of the statistics that encoding looks at, the exact sums of squares stand for all but the
     rows that were kept, which a calibration of less detail lacks. The versions of the libraries that compute belong to
-    it, because a later one may round otherwise.
+    it, and the kind of device, because another one may round otherwise.
     """
     try:
         kitchen = version("comfy-kitchen")
     except PackageNotFoundError:
         kitchen = "none"
     decided = hashlib.sha256(
-        json.dumps([plan.to_json(), dict(plan.metadata), source.stamp(), torch.__version__, kitchen]).encode()
+        json.dumps(
+            [plan.to_json(), dict(plan.metadata), source.stamp(), torch.__version__, kitchen, device.type]
+        ).encode()
     )
     for layer in plan.layers:
         looks = layer.rounding not in ("", "nearest") or layer.gain or layer.pre_quant_exponent is not None

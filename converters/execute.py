@@ -27,9 +27,8 @@ from .stream import Part, Stream
 from .writer import Writer
 
 LEAST_UNDER_WAY, MOST_UNDER_WAY = 96 << 20, 256 << 20
-WEIGHTS_UNDER_WAY = 3
-"""Bytes of the source in memory at once: of the largest weight the one that is being read and those that two threads
-quantize, so that none of them waits; more would cost fresh memory for nothing."""
+"""Bytes of the source in memory at once, as many as the largest weight in each thread that quantizes, and the one that is
+being read, so that none of them waits; more would cost fresh memory for nothing."""
 
 
 class Execution:
@@ -116,7 +115,7 @@ class Execution:
 
     def _under_way(self) -> int:
         largest = max((self._source.tensors[name].nbytes for name, whole in self._wanted().items() if whole), default=0)
-        return min(MOST_UNDER_WAY, max(LEAST_UNDER_WAY, WEIGHTS_UNDER_WAY * largest))
+        return min(MOST_UNDER_WAY, max(LEAST_UNDER_WAY, (self._workers + 1) * largest))
 
     def _wanted(self) -> dict[str, bool]:
         """Tensors of the source that are still to be written; True for those that are needed whole."""

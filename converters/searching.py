@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..calibration import Calibration, LayerStatistics
+from ..calibration import Calibration, LayerStatistics, StudioError
 from .decide import context_of, make_plan
 from .encode import weight_of
 from .errors import Cancelled
@@ -107,7 +107,7 @@ def with_pre_quant(
     done, whole = 0, sum(layer.bytes_before for layer in layers)
     pins: dict[str, Pin] = {}
     from_json = partial(_from_json, Reader(str(unfinished)))
-    kept_for_next = True
+    failed = False
     with ProgressFile(unfinished, digest_of(asked), asdict, from_json) as kept, one_thread():
         try:
             threads = (workers or default_workers()) if device.type == "cpu" else 1
@@ -121,12 +121,11 @@ def with_pre_quant(
             name = f"{recipe.name} with pre_quant_scale"
             title = f"{recipe.title.rstrip('.')}; each layer with the pre_quant_scale that brings its outputs closest."
             yield replace(options, recipe=with_pins(recipe, pins, name=name, title=title))
-            kept_for_next = False
-        except (Cancelled, KeyboardInterrupt):
-            kept_for_next = False
+        except (StudioError, OSError, MemoryError, RuntimeError) as error:
+            failed = not isinstance(error, Cancelled)
             raise
         finally:
-            if not (kept_for_next and pins):
+            if not (failed and pins):
                 kept.remove()
 
 

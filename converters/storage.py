@@ -9,6 +9,8 @@ from .layers import SourceLayer
 from .source import Source
 
 PRE_QUANT = "pre_quant_scale"
+NEGATIVE_ZERO = 0x80
+"""In E4M3 and E5M2; E8M0 has a 2 there, which is as good as a 0."""
 
 
 def broken_storage(source: Source, layer: SourceLayer, shape: tuple[int, int], part: str) -> list[str]:
@@ -56,8 +58,9 @@ def _bad_values(source: Source, name: str, dtype: torch.dtype) -> list[str]:
     """Block scales of all-zero blocks and of padding are zero; every other scale must be positive."""
     values = source.read(name)
     if dtype.itemsize == 1 and values.numel():
-        # Codes order like the numbers that they stand for, so that the largest speaks for all below it.
-        largest = int(values.view(torch.uint8).amax())
+        # Codes order like the numbers that they stand for, so that the largest speaks for all below it; only -0 does not.
+        codes = values.view(torch.uint8)
+        largest = int(codes.masked_fill(codes == NEGATIVE_ZERO, 0).amax())
         values = torch.arange(largest + 1, dtype=torch.uint8).view(dtype)
     values = values.float()
     least = torch.finfo(torch.float32).tiny if dtype == torch.float32 else 0.0

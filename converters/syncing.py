@@ -1,4 +1,4 @@
-"""Put what was written on disk now and then, beside the writing, read it again, and only then name it in the journal."""
+"""Put what was written on disk now and then, beside the writing; compare it, and only then name it in the journal."""
 
 from __future__ import annotations
 

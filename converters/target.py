@@ -126,7 +126,7 @@ def explained(error: OSError, target: Path) -> ConversionError:
     """What the system said, as one sentence with the way out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ConversionError(
-            f"The disk of {target.parent} is full; nothing was left behind. Make room and start again."
+            f"The disk of {target.parent} is full, and the file was not kept. Make room and start again."
         )
     named = Path(error.filename) if isinstance(error.filename, str) else target
     return ConversionError(

@@ -12,7 +12,8 @@ from ..converters import Options, open_source, report_stem
 from .texts import conversion_text
 
 MAX_REPORT_BYTES = 64 << 20
-Stamp: TypeAlias = list[tuple[str, int, int, int, int]]
+Stamp: TypeAlias = list[tuple[str, int, int]]
+"""Path, size and time of change in ns of some files."""
 
 
 def report_of(output: Path) -> Mapping[str, Any] | None:
@@ -40,15 +41,16 @@ def text_of(output: Path) -> str | None:
 
 
 def inputs_of(source: Path, statistics: Path | None) -> Stamp:
-    """Path, size, number and times of change of every file that a conversion reads; see :meth:`Source.stamp`.
+    """Of every file that a conversion reads.
 
-    They stand in for contents: hashing 30 GB would take longer than converting them.
+    It stands in for contents: hashing 30 GB would take longer than converting them. Not the inode or the other time of
+    change, which a container that starts or a restored backup may renew.
     """
     with open_source(source) as opened:
-        files = opened.stamp()
+        files = [(path, size, changed) for path, size, _, changed, _ in opened.stamp()]
     if statistics is not None:
         stat = statistics.stat()
-        files.append((str(statistics.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
+        files.append((str(statistics.resolve()), stat.st_size, stat.st_mtime_ns))
     return files
 
 

@@ -1,4 +1,4 @@
-"""Step 3: the plan, from headers and statistics alone, while its controls are being moved."""
+"""Step 3: the plan, from headers, statistics and a few rows of weights, while its controls are being moved."""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.converters import ConversionError, Options, convert, syncing, verify, writer
 from nvfp4_studio.converters import target as target_module
+from nvfp4_studio.converters.decide import make_plan
 from nvfp4_studio.converters.journal import Journal
+from nvfp4_studio.converters.source import open_source
 from nvfp4_studio.converters.written import Written
 
 Checkpoint = Callable[..., Path]
@@ -306,3 +308,12 @@ def test_too_little_space_leaves_the_work_of_a_killed_run(
     monkeypatch.setattr(target_module, "SPACE_RESERVE", 1)
     convert(source, target)
     assert target.read_bytes() == whole
+
+
+def test_a_run_on_another_kind_of_device_starts_anew(checkpoint: Checkpoint) -> None:
+    """It may round otherwise, and a layer that was written in part would be of both."""
+    convert_module = sys.modules[convert.__module__]
+    with open_source(checkpoint("scaled")) as source:
+        plan = make_plan(source, Options())
+        found = {convert_module._fingerprint(source, plan, None, torch.device(kind)) for kind in ("cpu", "cuda", "cpu")}
+    assert len(found) == 2

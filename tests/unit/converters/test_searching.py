@@ -266,11 +266,16 @@ def test_a_gpu_that_is_full_while_searching_is_one_sentence(
     assert hidden(source.parent) == []
 
 
-def test_an_interrupt_keeps_no_search(source: Path, calibration: Calibration) -> None:
-    def progress(done: int, total: int, label: str) -> None:
-        raise KeyboardInterrupt
+class HostCancel(BaseException):
+    """What ComfyUI raises out of a progress bar."""
 
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, HostCancel])
+def test_an_interrupt_keeps_no_search(source: Path, calibration: Calibration, interrupt: type[BaseException]) -> None:
+    def progress(done: int, total: int, label: str) -> None:
+        raise interrupt
+
+    with pytest.raises(interrupt):
         convert(source, source.with_name("out.safetensors"), SEARCH, calibration=calibration, progress=progress)
     assert hidden(source.parent) == []
 

@@ -205,7 +205,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
         run = subprocess.run(
             [sys.executable, "-c", FULL_DISK, str(folder / "x.safetensors")], capture_output=True, text=True
         )
-        assert "is full; nothing was left behind" in run.stdout, run.stderr
+        assert "is full, and the file was not kept" in run.stdout, run.stderr
         assert list(folder.iterdir()) == []
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -285,7 +285,7 @@ def test_a_file_of_somebody_else_in_the_way_is_not_touched(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("place", [0.01, 0.4, 0.99])
-def test_bytes_that_change_on_the_disk_are_noticed(place: float, tmp_path: Path) -> None:
+def test_bytes_that_change_before_they_are_synced_are_noticed(place: float, tmp_path: Path) -> None:
     source, target = _eight_layers(tmp_path), tmp_path / "out.safetensors"
     flipped: list[bool] = []
 

@@ -86,7 +86,7 @@ def test_the_same_files_and_options_are_not_converted_twice(converted: Path, sou
 def test_another_source_of_the_same_name_is_another_one(converted: Path, source: Path, tmp_path: Path) -> None:
     calibration, other = tmp_path / "calibration.safetensors", tmp_path / "b" / source.name
     assert not is_current(converted, inputs_of(other, calibration), Options())
-    os.utime(other, ns=(0, 0))
+    os.utime(other, ns=(10**9, 10**9))
     os.replace(other, source)  # unpacked or copied with its own, older time
     assert not is_current(converted, inputs_of(source, calibration), Options())
 
