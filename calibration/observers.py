@@ -22,11 +22,8 @@ from .detail import CURVATURE, SCALES
 
 STRIDE = 256
 FEWEST = 4
-_CHUNK_CPU = 1 << 17
-"""Elements handled at once: temporaries of 512 KiB stay in a CPU's cache, and are got and given back without asking the
-system, which may cost several times what is computed."""
-_CHUNK_PRODUCTS = 1 << 20
-"""With products of channels, which a CPU computes faster from more rows."""
+_CHUNK_CPU = 1 << 20
+"""Elements handled at once: bounds the temporaries to 4 MiB each."""
 _CHUNK_DEVICE = 1 << 23
 """Elements handled at once on a GPU: bounds the temporaries to 32 MiB each."""
 _PATTERN = {torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -97,7 +94,7 @@ def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str
         if rows.is_cpu:
             found.spans = _finite(largest.amax(1).tolist())
     if found.spans is None:
-        found.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows, _CHUNK_CPU)])
+        found.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows)])
     return found
 
 
@@ -118,9 +115,8 @@ def _add_channels(rows: torch.Tensor, into: Observation, detail: str) -> torch.T
     They are the roots of the largest squares, which for 2**-63 < x < 2**64 are exactly x.
     """
     largest = torch.zeros(into.chunks, into.features, device=rows.device)
-    at_once = _CHUNK_PRODUCTS if detail == CURVATURE else _CHUNK_CPU
     for number, span in enumerate(rows.chunk(into.chunks)):
-        for part in _pieces(span, at_once):
+        for part in _pieces(span):
             values = part.to(torch.float32)
             squares = values.square()
             torch.maximum(largest[number], squares.amax(0), out=largest[number])
@@ -136,9 +132,8 @@ def _add_channels(rows: torch.Tensor, into: Observation, detail: str) -> torch.T
     return largest
 
 
-def _pieces(rows: torch.Tensor, at_once: int) -> Sequence[torch.Tensor]:
-    """Some rows at a time; ``at_once`` elements on a CPU."""
-    chunk = max(1, (at_once if rows.is_cpu else _CHUNK_DEVICE) // rows.shape[1])
+def _pieces(rows: torch.Tensor) -> Sequence[torch.Tensor]:
+    chunk = max(1, (_CHUNK_CPU if rows.is_cpu else _CHUNK_DEVICE) // rows.shape[1])
     return torch.split(rows, chunk) if len(rows) > chunk else (rows,)
 
 

@@ -116,7 +116,6 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = statistics_of(values)
     for chunk in (1, 41, 400):
         monkeypatch.setattr(observers, "_CHUNK_CPU", chunk)
-        monkeypatch.setattr(observers, "_CHUNK_PRODUCTS", chunk)
         assert statistics_of(values).same_as(whole)
 
 
