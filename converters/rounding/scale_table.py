@@ -72,8 +72,11 @@ def round_rows(
     chosen = best(index, errors, channel_weight)
     offset = torch.index_select(offsets, 0, octave_bin.mul_(len(candidates)).add_(chosen))
     code = _code(ideal)
-    nearest = Candidate().scale(amax, tensor_scale).to(torch.float8_e4m3fn).view(torch.uint8)
-    code = torch.where(code < SUBNORMAL, nearest.int(), (code + offset).clamp_(1, LARGEST_CODE))
+    small = code < SUBNORMAL
+    code = (code + offset).clamp_(1, LARGEST_CODE)
+    if small.is_cuda or bool(small.any()):  # a CPU converts to FP8 slowly, and such blocks are rare; a GPU would wait
+        nearest = Candidate().scale(amax, tensor_scale).to(torch.float8_e4m3fn).view(torch.uint8)
+        code = torch.where(small, nearest.int(), code)
     scale = code.to(torch.uint8).view(torch.float8_e4m3fn)
     codes = packed(codes_of(blocks, (tensor_scale * scale.float()).unsqueeze(1)))
     return codes.view(len(rows), -1, BLOCK // 2), scale.view(len(rows), -1)
@@ -101,6 +104,21 @@ def byte_rounder(
     own = every[:MAGNITUDES].abs()
     errors = _table([_error(own, divisor(total)) for _, total in tried], magnitudes)
 
+    def round_to_one_of_two(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # The sixteen bytes of a block lie one below the other, along which two candidates are compared fastest.
+        in_rows = stored.reshape(len(stored), -1, BLOCK).permute(2, 0, 1)
+        blocks = scratch("bytes", in_rows.shape, torch.uint8, device).copy_(in_rows)
+        magnitudes = scratch("magnitude bytes", blocks.shape, torch.uint8, device)
+        torch.bitwise_and(blocks, MAGNITUDES - 1, out=magnitudes)
+        largest = magnitudes.amax(dim=0).int()
+        index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes).add_(largest * MAGNITUDES)
+        row = _second_is_better(index, errors, dim=0).mul_(MAGNITUDES).add_(largest)
+        index.copy_(blocks).add_(row * BYTES)
+        found = scratch("found", blocks.shape, torch.uint8, device)
+        torch.index_select(codes, 0, index.view(-1), out=found.view(-1))
+        scale = torch.index_select(scale_bytes, 0, row.view(-1)).view(row.shape).view(torch.float8_e4m3fn)
+        return (found[0::2] << 4).bitwise_or_(found[1::2]).permute(1, 2, 0), scale
+
     def round_bytes(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         blocks = stored.reshape(-1, BLOCK)
         largest = pairs_and_largest(stored)[1].view(-1)
@@ -115,7 +133,7 @@ def byte_rounder(
         scale = torch.index_select(scale_bytes, 0, row).view(torch.float8_e4m3fn)
         return packed(found).view(len(stored), -1, BLOCK // 2), scale.view(len(stored), -1)
 
-    return round_bytes
+    return round_to_one_of_two if len(candidates) == 2 and channel_weight is None else round_bytes
 
 
 def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor | None) -> torch.Tensor:
@@ -127,10 +145,7 @@ def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor
         channel_weight: what the squared error of each channel counts, float32 [K], not negative; None for 1.
     """
     if errors.shape[1] == 2 and channel_weight is None:
-        # One look-up of the difference is cheaper than the sum of both.
-        gain = scratch("gain", index.shape, torch.float32, index.device)
-        torch.index_select(errors[:, 1] - errors[:, 0], 0, index.view(-1), out=gain.view(-1))
-        return (gain.sum(dim=1) < 0).int()
+        return _second_is_better(index, errors, dim=1)
     weights = None
     if channel_weight is not None:
         weights = scratch("bag weights", index.shape, torch.float32, index.device)
@@ -144,6 +159,14 @@ def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor
         numbers = torch.arange(sums.shape[1], dtype=torch.int32, device=sums.device)
     least = sums.view(torch.int32).bitwise_and_(~NUMBER_MASK).bitwise_or_(numbers).amin(dim=1)
     return least.bitwise_and_(NUMBER_MASK)
+
+
+def _second_is_better(index: torch.Tensor, errors: torch.Tensor, dim: int) -> torch.Tensor:
+    """1 where the second of two candidates has the smaller error in a block, else 0: int32, without ``dim``, its weights."""
+    # One look-up of the difference is cheaper than the sum of both.
+    gain = scratch("gain", index.shape, torch.float32, index.device)
+    torch.index_select(errors[:, 1] - errors[:, 0], 0, index.view(-1), out=gain.view(-1))
+    return (gain.sum(dim=dim) < 0).int()
 
 
 @functools.lru_cache(maxsize=8)
