@@ -108,7 +108,7 @@ def convert(
                 overwrite=overwrite,
                 fingerprint=_fingerprint(source, plan, calibration, chosen),
             ) as writer:
-                threads = workers or (default_workers() if chosen.type == "cpu" else 1)
+                threads = workers or default_workers(chosen)
                 execution = Execution(source, plan, calibration, writer, chosen, threads, progress, check)
                 execution.run()
                 progress(writer.size, writer.size, "writing to disk")

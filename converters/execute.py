@@ -8,7 +8,7 @@ number of threads or on the order of their work.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
@@ -99,7 +99,8 @@ class Execution:
             SourceError, ConversionError: as reading, encoding and writing raise them, and what ``check`` raises.
         """
         self._describe()
-        stream = Stream(self._source, self._wanted(), Buffers(self._under_way()), self._go_on)
+        wanted = self._wanted()
+        stream = Stream(self._source, wanted, Buffers(self._under_way(wanted)), self._go_on)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="nvfp4-studio") as pool:
             try:
                 for part in stream:
@@ -113,8 +114,8 @@ class Execution:
                 self._stop.set()
         self.digests = stream.digests
 
-    def _under_way(self) -> int:
-        largest = max((self._source.tensors[name].nbytes for name, whole in self._wanted().items() if whole), default=0)
+    def _under_way(self, wanted: Mapping[str, bool]) -> int:
+        largest = max((self._source.tensors[name].nbytes for name, whole in wanted.items() if whole), default=0)
         return min(MOST_UNDER_WAY, max(LEAST_UNDER_WAY, (self._workers + 1) * largest))
 
     def _wanted(self) -> dict[str, bool]:

@@ -35,8 +35,13 @@ MAX_WORKERS = 4
 """More gain little, because the disk becomes the limit, and each holds a tensor in memory."""
 
 
-def default_workers() -> int:
-    """One thread for each core that this process may use, at most ``MAX_WORKERS``."""
+def default_workers(device: torch.device | None = None) -> int:
+    """One thread for each core that this process may use, at most ``MAX_WORKERS``; one where a GPU computes.
+
+    Several would only share the GPU.
+    """
+    if device is not None and device.type != "cpu":
+        return 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, usable))
 

@@ -104,48 +104,52 @@ def byte_rounder(
     own = every[:MAGNITUDES].abs()
     errors = _table([_error(own, divisor(total)) for _, total in tried], magnitudes)
 
+    def looked_up(
+        blocks: torch.Tensor, magnitudes: torch.Tensor, largest: torch.Tensor, dim: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes and scale bytes of bytes whose blocks lie along ``dim``, given without signs and by their largest too."""
+        index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes)
+        index += (largest * MAGNITUDES).unsqueeze(dim)
+        row = best(index, errors, channel_weight, dim).mul_(MAGNITUDES).add_(largest)
+        index.copy_(blocks).add_((row * BYTES).unsqueeze(dim))
+        found = scratch("found", blocks.shape, torch.uint8, device)
+        torch.index_select(codes, 0, index.view(-1), out=found.view(-1))
+        return found, torch.index_select(scale_bytes, 0, row.view(-1)).view(row.shape).view(torch.float8_e4m3fn)
+
+    def unsigned(blocks: torch.Tensor) -> torch.Tensor:
+        magnitudes = scratch("magnitude bytes", blocks.shape, torch.uint8, device)
+        return torch.bitwise_and(blocks, MAGNITUDES - 1, out=magnitudes)
+
     def round_to_one_of_two(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The sixteen bytes of a block lie one below the other, along which two candidates are compared fastest.
         in_rows = stored.reshape(len(stored), -1, BLOCK).permute(2, 0, 1)
         blocks = scratch("bytes", in_rows.shape, torch.uint8, device).copy_(in_rows)
-        magnitudes = scratch("magnitude bytes", blocks.shape, torch.uint8, device)
-        torch.bitwise_and(blocks, MAGNITUDES - 1, out=magnitudes)
-        largest = magnitudes.amax(dim=0).int()
-        index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes).add_(largest * MAGNITUDES)
-        row = _second_is_better(index, errors, dim=0).mul_(MAGNITUDES).add_(largest)
-        index.copy_(blocks).add_(row * BYTES)
-        found = scratch("found", blocks.shape, torch.uint8, device)
-        torch.index_select(codes, 0, index.view(-1), out=found.view(-1))
-        scale = torch.index_select(scale_bytes, 0, row.view(-1)).view(row.shape).view(torch.float8_e4m3fn)
+        magnitudes = unsigned(blocks)
+        found, scale = looked_up(blocks, magnitudes, magnitudes.amax(dim=0).int(), 0)
         return (found[0::2] << 4).bitwise_or_(found[1::2]).permute(1, 2, 0), scale
 
     def round_bytes(stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         blocks = stored.reshape(-1, BLOCK)
-        largest = pairs_and_largest(stored)[1].view(-1)
-        magnitudes = scratch("magnitude bytes", blocks.shape, torch.uint8, device)
-        torch.bitwise_and(blocks, MAGNITUDES - 1, out=magnitudes)
-        index = scratch("index", blocks.shape, torch.int32, device).copy_(magnitudes)
-        index += (largest * MAGNITUDES).unsqueeze(1)
-        row = best(index, errors, channel_weight).mul_(MAGNITUDES).add_(largest)
-        index.copy_(blocks).add_((row * BYTES).unsqueeze(1))
-        found = scratch("found", blocks.shape, torch.uint8, device)
-        torch.index_select(codes, 0, index.view(-1), out=found.view(-1))
-        scale = torch.index_select(scale_bytes, 0, row).view(torch.float8_e4m3fn)
+        found, scale = looked_up(blocks, unsigned(blocks), pairs_and_largest(stored)[1].view(-1), 1)
         return packed(found).view(len(stored), -1, BLOCK // 2), scale.view(len(stored), -1)
 
     return round_to_one_of_two if len(candidates) == 2 and channel_weight is None else round_bytes
 
 
-def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor | None) -> torch.Tensor:
+def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor | None, dim: int = 1) -> torch.Tensor:
     """Number int32 [n] of the candidate with the smallest error in each block, the first of equal ones.
 
     Args:
         index: int32 [n, 16], each weight's row of the table, blocks in the order of rows and channels.
         errors: float32 [rows, C], C at most 16.
         channel_weight: what the squared error of each channel counts, float32 [K], not negative; None for 1.
+        dim: along which the weights of a block lie; only two candidates without channel weights take another than 1.
     """
     if errors.shape[1] == 2 and channel_weight is None:
-        return _second_is_better(index, errors, dim=1)
+        # One look-up of the difference is cheaper than the sum of both.
+        gain = scratch("gain", index.shape, torch.float32, index.device)
+        torch.index_select(errors[:, 1] - errors[:, 0], 0, index.view(-1), out=gain.view(-1))
+        return (gain.sum(dim=dim) < 0).int()
     weights = None
     if channel_weight is not None:
         weights = scratch("bag weights", index.shape, torch.float32, index.device)
@@ -159,14 +163,6 @@ def best(index: torch.Tensor, errors: torch.Tensor, channel_weight: torch.Tensor
         numbers = torch.arange(sums.shape[1], dtype=torch.int32, device=sums.device)
     least = sums.view(torch.int32).bitwise_and_(~NUMBER_MASK).bitwise_or_(numbers).amin(dim=1)
     return least.bitwise_and_(NUMBER_MASK)
-
-
-def _second_is_better(index: torch.Tensor, errors: torch.Tensor, dim: int) -> torch.Tensor:
-    """1 where the second of two candidates has the smaller error in a block, else 0: int32, without ``dim``, its weights."""
-    # One look-up of the difference is cheaper than the sum of both.
-    gain = scratch("gain", index.shape, torch.float32, index.device)
-    torch.index_select(errors[:, 1] - errors[:, 0], 0, index.view(-1), out=gain.view(-1))
-    return (gain.sum(dim=dim) < 0).int()
 
 
 @functools.lru_cache(maxsize=8)

@@ -120,7 +120,7 @@ def measure_sensitivity(
         def examine(layer: SourceLayer) -> LayerSensitivity:
             return kept.finished.get(context.module(layer)) or bench.measure(layer)
 
-        threads = workers or (default_workers() if device.type == "cpu" else 1)
+        threads = workers or default_workers(device)
         for layer, result in ordered(examine, layers, threads):
             if result.module not in kept.finished:
                 kept.add(result)

@@ -76,7 +76,7 @@ def simulate(
     seen = calibration_fingerprint(calibration)
     described = digest_of([sensitivity.fingerprint, seen, sensitivity.weighting, device.type, *formats])
     from_json = partial(_from_json, Reader(str(unfinished)), formats)
-    threads = default_workers() if device.type == "cpu" else 1
+    threads = default_workers(device)
     found: dict[str, Mapping[str, float]] = {}
     with ProgressFile(unfinished, described, asdict, from_json) as kept, one_thread():
         for done, (_, result) in enumerate(ordered(examine, layers, threads), 1):
