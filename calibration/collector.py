@@ -13,14 +13,14 @@ from torch import nn
 
 from .convergence import FOLDS, fold_of
 from .coverage import SCHEDULE_BINS
-from .detail import DEFAULT_DETAIL, checked
+from .detail import CHANNELS, CURVATURE, DEFAULT_DETAIL, SCALES, checked
 from .errors import CalibrationError
+from .evaluation import Evaluation
 from .fingerprint import UNKNOWN, weight_samples
 from .observers import Observation, observe
 from .selection import features, linear_layers
-from .shared_inputs import SharedInputs
 from .statistics import PASSES, Calibration, LayerStatistics
-from .sums import DeviceSums, Moment
+from .sums import DeviceSums
 
 NEVER_RAN = "never ran while sampling, or ran in a fused path that does not call it"
 UNMEASURABLE = "was only given inputs that cannot be measured (no tensor of floats)"
@@ -28,6 +28,9 @@ NO_ROWS = "was only given inputs without a row, as an expert is that no token ch
 NOT_ADAPTED = "none"
 _MOST_SETS = 4
 """Sets of layers with equal inputs, per layer, from which on layers are summed one by one."""
+
+_TOGETHER = {SCALES: 64, CHANNELS: 64, CURVATURE: 1}
+"""Observations summed in a row; those of the curvature are megabytes each and do not wait."""
 
 _Hook = Callable[..., None]
 
@@ -90,7 +93,7 @@ class Collector:
             self._threads.add(thread)
         try:
             modules = self._modules_of(self._root if root is None else root)
-            evaluation = _Evaluation(noise_level, passes, self._steps)
+            evaluation = Evaluation(noise_level, passes, self._steps, _TOGETHER[self._detail])
             with ExitStack() as installed:
                 installed.callback(self._close, evaluation)
                 for name, module in modules:
@@ -163,7 +166,7 @@ class Collector:
             self._modules[id(root)] = (root, list(modules.items()))
         return self._modules[id(root)][1]
 
-    def _count_step(self, evaluation: _Evaluation) -> None:
+    def _count_step(self, evaluation: Evaluation) -> None:
         device = evaluation.device
         if device not in self._schedule:
             with torch.inference_mode(False):
@@ -171,7 +174,7 @@ class Collector:
         for number in set(evaluation.passes):
             self._schedule[device][number].add_(evaluation.moment_on(device).bins)
 
-    def _hook(self, name: str, thread: int, evaluation: _Evaluation) -> _Hook:
+    def _hook(self, name: str, thread: int, evaluation: Evaluation) -> _Hook:
         # kwargs has a default because torch leaves it out of the call when another thread adds or removes
         # the hook at that moment; then the call is not this thread's, and is none of ours.
         def before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
@@ -186,72 +189,41 @@ class Collector:
 
         return before_forward
 
-    def _observe(self, name: str, values: torch.Tensor, evaluation: _Evaluation) -> None:
-        known, seen = evaluation.shared.find(values, name)
-        if not known:
+    def _observe(self, name: str, values: torch.Tensor, evaluation: Evaluation) -> None:
+        shared = evaluation.shared
+        entry = shared.find(values, name)
+        if entry is not None:
+            seen = entry.observation
+        else:
             seen = observe(_plain(values), passes=len(evaluation.passes), turn=evaluation.turn, detail=self._detail)
-            forgotten = evaluation.shared.remember(values, name, seen)
-            if forgotten is not None:
+            forgotten = shared.remember(values, name, seen)
+            if forgotten:
                 self._add(forgotten, evaluation)
         if seen is not None and seen.features == self._shapes[name][0]:
             seen.layers.append(name)
         else:
             self._unmeasured[name] = UNMEASURABLE if values.numel() else NO_ROWS
 
-    def _close(self, evaluation: _Evaluation) -> None:
-        for seen in evaluation.shared.rest():
-            self._add(seen, evaluation)
+    def _close(self, evaluation: Evaluation) -> None:
+        self._add(evaluation.shared.rest(), evaluation)
         if evaluation.ran:
             with self._lock:
                 self._steps += 1
                 self._count_step(evaluation)
 
-    def _add(self, seen: Observation, evaluation: _Evaluation) -> None:
-        device = seen.device
+    def _add(self, observations: Sequence[Observation], evaluation: Evaluation) -> None:
         with self._lock:
-            if device not in self._sums:
-                self._sums[device] = DeviceSums(device, self._detail)
-            sums, moment = self._sums[device], evaluation.moment_on(device)
-            names = tuple(seen.layers)
-            if names not in self._sets and len(self._sets) >= _MOST_SETS * len(self._shapes):
-                for name in names:
-                    sums.add(replace(seen, layers=[name]), moment)
-            elif names:
-                self._sets.add(names)
-                sums.add(seen, moment)
-
-
-class _Evaluation:
-    """One evaluation of the model: its noise level on each device, and the inputs measured so far."""
-
-    def __init__(self, noise_level: float | torch.Tensor, passes: Sequence[int], turn: int) -> None:
-        self.shared = SharedInputs()
-        self.ran = False
-        self.turn = turn
-        self.passes = tuple(min(1, max(0, number)) for number in passes) or (0,)
-        number = _bin_of(torch.as_tensor(noise_level).detach())
-        self.device = number.device
-        bins = torch.arange(SCHEDULE_BINS, device=self.device) == number
-        self._moments = {self.device: Moment(bins, number, self.passes)}
-
-    def moment_on(self, device: torch.device) -> Moment:
-        """The evaluation's bin and passes, with tensors on `device`."""
-        if device not in self._moments:
-            here = self._moments[self.device]
-            # Only a GPU puts its work behind the copy; a CPU would read what has not come yet.
-            ahead = device.type != "cpu"
-            bins, number = (part.to(device, non_blocking=ahead) for part in (here.bins, here.number))
-            self._moments[device] = Moment(bins, number, self.passes)
-        return self._moments[device]
-
-
-def _bin_of(level: torch.Tensor) -> torch.Tensor:
-    """int64 [1]: the bin of the highest of some noise levels, on their device; a GPU is not waited for."""
-    if level.is_cpu and level.numel() == 1:
-        value = level.item()
-        return torch.tensor([0 if value != value else int(max(0.0, min(value * SCHEDULE_BINS, SCHEDULE_BINS - 1)))])
-    highest = level.to(torch.float32).amax() if level.numel() else torch.zeros((), device=level.device)
-    return (torch.nan_to_num(highest, nan=0.0) * SCHEDULE_BINS).clamp(0, SCHEDULE_BINS - 1).to(torch.int64).reshape(1)
+            for seen in observations:
+                device, names = seen.device, tuple(seen.layers)
+                if device not in self._sums:
+                    self._sums[device] = DeviceSums(device, self._detail)
+                sums, moment = self._sums[device], evaluation.moment_on(device)
+                if names not in self._sets and len(self._sets) >= _MOST_SETS * len(self._shapes):
+                    for name in names:
+                        sums.add(replace(seen, layers=[name]), moment)
+                elif names:
+                    self._sets.add(names)
+                    sums.add(seen, moment)
 
 
 def _plain(values: torch.Tensor) -> torch.Tensor:

@@ -72,41 +72,59 @@ def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str
     passes: how many passes the batch, its first dimension, is made of; when it does not divide, the whole
     call counts for all of them. turn: number of the evaluation, which moves the sampled rows.
     """
-    shape = values.shape
-    if not shape or 0 in shape or not values.dtype.is_floating_point:
+    size, shape = values.numel(), values.shape
+    if not size or not shape or not values.is_floating_point():
         return None
+    if values.requires_grad:
+        values = values.detach()
+    if values.itemsize not in (2, 4):
+        values = values.to(torch.float32)
     features = shape[-1]
-    rows = (values.detach() if values.requires_grad else values).reshape(-1, features)
-    if rows.dtype.itemsize not in (2, 4):
-        rows = rows.to(torch.float32)
-    count = rows.shape[0]
+    count = size // features
     chunks = passes if passes > 1 and len(shape) > 1 and shape[0] % passes == 0 else 1
     stride = max(1, min(STRIDE, count // FEWEST))
     first = turn * 5 % stride
-    spans = None
-    if rows.is_cpu and detail == SCALES:
-        spans = _finite([_largest(span) for span in (rows.chunk(chunks) if chunks > 1 else (rows,))])
+    device = values.device
+    spans = _spans(values, chunks) if detail == SCALES and device.type == "cpu" else None
     # The pass over all rows has brought these few into the cache.
-    sample = rows[first::stride].clone()
-    found = Observation(count, features, rows.device, chunks, sample, first, stride, spans)
-    if detail != SCALES:
-        largest = _add_channels(rows, found, detail)
-        if rows.is_cpu:
-            found.spans = _finite(largest.amax(1).tolist())
-    if found.spans is None:
-        found.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows)])
+    found = Observation(count, features, device, chunks, _sample(values, first, stride), first, stride, spans)
+    if spans is None:
+        _observe_rows(values.reshape(-1, features), found, detail)
     return found
 
 
-def _largest(rows: torch.Tensor) -> float:
-    """The largest magnitude, NaN when there is one: for CPUs, where one pass over the data and a look are cheapest."""
-    low, high = torch.aminmax(rows)
-    return max(-low.item(), high.item())
+def _spans(values: torch.Tensor, chunks: int) -> tuple[float, ...] | None:
+    """The largest magnitude of each span of the batch, None when one of them is NaN or infinite.
+
+    For CPUs, where one pass over the data and a look are cheapest.
+    """
+    if chunks == 1:
+        low, high = torch.aminmax(values)
+        largest = max(-low.item(), high.item())
+        return (largest,) if largest < math.inf else None
+    spans = [_spans(span, 1) for span in values.chunk(chunks)]
+    return None if None in spans else tuple(span[0] for span in spans if span)
 
 
-def _finite(spans: list[float]) -> tuple[float, ...] | None:
-    """The spans, None when one of them is NaN or infinite."""
-    return tuple(spans) if all(map(math.isfinite, spans)) else None
+def _observe_rows(rows: torch.Tensor, into: Observation, detail: str) -> None:
+    if detail != SCALES:
+        largest = _add_channels(rows, into, detail)
+        if rows.is_cpu:
+            spans = largest.amax(1).tolist()
+            into.spans = tuple(spans) if all(map(math.isfinite, spans)) else None
+    if into.spans is None:
+        into.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows)])
+
+
+def _sample(values: torch.Tensor, first: int, stride: int) -> torch.Tensor:
+    """Row `first` and then each `stride`-th of the rows of [..., K], copied: [n, K]."""
+    features = values.shape[-1]
+    if not values.is_contiguous():
+        return values.reshape(-1, features)[first::stride].clone()
+    many = (values.numel() // features - first + stride - 1) // stride
+    # The same in one operation: it is the operations that cost, not the few rows.
+    place = values.storage_offset() + first * features
+    return torch.as_strided_copy(values, (many, features), (stride * features, 1), place)
 
 
 def _add_channels(rows: torch.Tensor, into: Observation, detail: str) -> torch.Tensor:
