@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from .encoders import TEXT_ENCODER_CHOICES
     from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
     from .families import Family, detect_family
+    from .options import LAYOUTS, Options
     from .pins import Pin
-    from .plan import LAYOUTS, LayerDecision, Options, Plan
+    from .plan import LayerDecision, Plan
     from .recipe import Recipe, with_pins
     from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
     from .report import Report, report_stem
@@ -65,8 +66,9 @@ exports(
         "encoders": ("TEXT_ENCODER_CHOICES",),
         "errors": ("Cancelled", "ConversionError", "PlanError", "SourceError", "VerificationError"),
         "families": ("Family", "detect_family"),
+        "options": ("LAYOUTS", "Options"),
         "pins": ("Pin",),
-        "plan": ("LAYOUTS", "LayerDecision", "Options", "Plan"),
+        "plan": ("LayerDecision", "Plan"),
         "recipe": ("Recipe", "with_pins"),
         "recipe_file": ("available_recipes", "load_recipe", "recipe_to_json", "save_recipe"),
         "report": ("Report", "report_stem"),

@@ -15,9 +15,9 @@ from ..calibration import (
 from .context import Context
 from .errors import PlanError
 from .layers import SourceLayer
-from .measure import decoder
 from .rounding.pre_quant import pre_quant_scale, transformed
 from .source import Source
+from .stored import decoder
 
 
 def check_calibration(context: Context) -> list[str]:

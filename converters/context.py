@@ -10,8 +10,8 @@ from .encoders import Encoder
 from .families import Family, component, encoder_prefix
 from .layers import Recognised, SourceLayer, todays_name
 from .layout import TensorSpec
+from .options import Options
 from .pins import Pin
-from .plan import Options
 from .recipe import Blocks, Recipe
 from .source import Source
 

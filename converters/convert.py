@@ -18,9 +18,10 @@ from ..calibration import Calibration
 from .decide import make_plan
 from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .execute import Execution
+from .options import Options
 from .passthrough import reserved_place
 from .pipeline import Progress, default_workers, never, no_progress, one_thread
-from .plan import Options, Plan
+from .plan import Plan
 from .report import Report
 from .searching import with_pre_quant
 from .source import Source, open_source

@@ -15,8 +15,9 @@ from .families import component, detect_family
 from .layer_rules import check_block_scales, decide_layer
 from .layers import recognise
 from .obstacles import check_pins
+from .options import LAYOUTS, Options
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
-from .plan import LAYOUTS, Options, Plan, notes_of
+from .plan import Plan, notes_of
 from .recipe import Blocks, Recipe
 from .recipe_file import content_of, load_recipe
 from .rounding import OFF, PRE_QUANT_CHOICES, check_rounding

@@ -13,9 +13,9 @@ import torch
 
 from ..calibration import LayerStatistics, activation_range, input_scale
 from .formats import Encoding, Rows, Weight, nvfp4
-from .measure import Encoded
 from .rounding import METHODS
 from .rounding.pre_quant import EXPONENTS, missing, pre_quant_scale, transformed
+from .stored import Encoded
 
 WEIGHTS_AT_ONCE = 1 << 20
 CUDA_WEIGHTS_AT_ONCE = 1 << 25

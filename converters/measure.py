@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from .errors import Cancelled, ConversionError
-from .formats import FORMATS, Fields, Rows, Weight
+from .formats import FORMATS, Rows, Weight
 from .layers import SourceLayer, todays_name
 from .plan import LayerDecision
 from .source import Source
+from .stored import Encoded, InFile, decoder
 
 WEIGHTS_AT_ONCE = 1 << 19
 """Weights compared at once: a few temporaries of 2 MiB."""
@@ -56,47 +57,6 @@ class LayerError:
         return self.sqnr_db is None or self.sqnr_db >= LEAST_SQNR_DB
 
 
-@dataclass(frozen=True)
-class _InFile:
-    """One layer of a file, read back piece by piece (``formats.Stored``)."""
-
-    source: Source
-    layer: SourceLayer
-    shape: tuple[int, int]
-
-    @property
-    def name(self) -> str:
-        return self.layer.name
-
-    @property
-    def fields(self) -> Fields:
-        return self.layer.tag or {}
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        return self.source.read_rows(self.layer.weight, first, last)
-
-    def tensor(self, suffix: str) -> torch.Tensor | None:
-        names = (name for name in self.layer.companions if todays_name(name) == f"{self.name}.{suffix}")
-        found = next(names, None)
-        return self.source.read(found) if found else None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One layer that was encoded a moment ago (``formats.Stored``)."""
-
-    name: str
-    shape: tuple[int, int]
-    fields: Fields
-    tensors: Mapping[str, torch.Tensor]
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        return self.tensors["weight"][first:last]
-
-    def tensor(self, suffix: str) -> torch.Tensor | None:
-        return self.tensors.get(suffix)
-
-
 def measure(
     source: Source, before: SourceLayer, converted: Source, after: SourceLayer, cancelled: Callable[[], bool]
 ) -> LayerError:
@@ -112,7 +72,7 @@ def measure(
     if after.format not in FORMATS or not (before.is_fp8 or before.is_plain):
         return LayerError(after.name, before.format, after.format, False, float("-inf"), 1.0, 0.0, float("inf"))
     plain, results = decoder(source, before, before.shape), decoder(converted, after, before.shape)
-    divisor = _InFile(converted, after, before.shape).tensor("pre_quant_scale")
+    divisor = InFile(converted, after, before.shape).tensor("pre_quant_scale")
     originals = plain if divisor is None else lambda first, last: plain(first, last).float() / divisor.float()
 
     def check() -> None:
@@ -199,13 +159,6 @@ def _distance(
         cosine=product / math.sqrt(signal * power) if signal > 0 and power > 0 else float(noise == 0),
         mse=noise / max(1, sum(last - first for first, last in runs) * columns),
     )
-
-
-def decoder(source: Source, layer: SourceLayer, shape: tuple[int, int]) -> Rows:
-    """What returns float32 rows of a layer of any format."""
-    if layer.format in FORMATS:
-        return FORMATS[layer.format].decoder(_InFile(source, layer, shape))
-    return lambda first, last: source.read_rows(layer.weight, first, last).float()
 
 
 def _decibels(signal: float, noise: float) -> float | None:

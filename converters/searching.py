@@ -18,9 +18,10 @@ from .errors import Cancelled
 from .formats import nvfp4
 from .held_out import search_pre_quant
 from .memory import memory_for
+from .options import Options
 from .pins import MAX_REASON, Pin
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
-from .plan import LayerDecision, Options, Plan
+from .plan import LayerDecision, Plan
 from .recipe import with_pins
 from .rounding import SEARCH, pre_quant
 from .sensitivity.document import Reader

@@ -17,13 +17,14 @@ from .families import component, detect_family, detect_prefix
 from .fidelity import OUTPUTS, WEIGHTS, Coverage, Fidelity, LayerFidelity
 from .formats import FORMATS
 from .layers import SourceLayer, recognise, todays_name
-from .measure import LayerError, decoder
+from .measure import LayerError
+from .options import Options
 from .pipeline import Progress, never, no_progress, one_thread
-from .plan import Options
 from .sensitivity.one_layer import rows_kept
 from .sensitivity.outputs import Computed, output_error, outputs
 from .sensitivity.weighting import row_weights
 from .source import Source
+from .stored import decoder
 
 
 @dataclass(frozen=True)

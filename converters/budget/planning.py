@@ -11,8 +11,9 @@ from ..context import Context
 from ..decide import context_of, make_plan
 from ..errors import PlanError, SensitivityError
 from ..families import Family
+from ..options import Options
 from ..pins import MAX_REASON, Pin
-from ..plan import Options, Plan
+from ..plan import Plan
 from ..recipe import Recipe, with_pins
 from ..recipe_file import RECIPE_FOLDER
 from ..sensitivity import KEEP, Sensitivity, decibels

@@ -18,8 +18,8 @@ from ..decided import stored_bytes
 from ..errors import Cancelled, SensitivityError
 from ..kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, load_table
 from ..layers import SourceLayer
+from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
-from ..plan import Options
 from ..source import Source
 from .choices import choices_of
 from .document import Reader, layer_from_json, save

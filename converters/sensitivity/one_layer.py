@@ -16,11 +16,11 @@ from ..formats import FORMATS, Weight, nvfp4
 from ..kernels import KernelTable, kernel_of, layer_seconds
 from ..layer_rules import decide_layer
 from ..layers import SourceLayer
-from ..measure import Encoded
 from ..obstacles import already, many_scales, obstacle
 from ..pins import Pin
 from ..plan import LayerDecision
 from ..rounding import AUTO, pre_quant, rounding_for
+from ..stored import Encoded
 from .outputs import Computed, output_error, outputs
 from .values import KEEP, Choice, LayerSensitivity, Outcome
 from .weighting import row_weights

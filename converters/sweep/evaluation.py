@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..fidelity import OUTPUTS, grade_limits, grade_of
-from ..plan import Options
+from ..options import Options
 from ..sensitivity import KEEP, Outcome, Sensitivity, decibels
 
 PHASES = ((7.5, 1), (3.9, 2), (0.0, 3))

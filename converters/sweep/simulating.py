@@ -16,8 +16,8 @@ from ..decide import context_of
 from ..encode import weight_in
 from ..errors import Cancelled
 from ..layers import SourceLayer
+from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
-from ..plan import Options
 from ..sensitivity import Choice, Outcome, Sensitivity
 from ..sensitivity.document import Reader
 from ..sensitivity.identity import calibration_fingerprint, digest_of

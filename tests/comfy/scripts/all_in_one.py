@@ -18,7 +18,7 @@ from all_in_one_model import write_all_in_one
 load_pack()
 from custom_nodes_nvfp4.calibration import load
 from custom_nodes_nvfp4.converters.convert import convert
-from custom_nodes_nvfp4.converters.plan import Options
+from custom_nodes_nvfp4.converters.options import Options
 from custom_nodes_nvfp4.nodes import patching
 
 checkpoints = Path(folder_paths.models_dir) / "checkpoints"

@@ -23,7 +23,7 @@ from watching import WORK, Sampling, compare, path_of
 from custom_nodes_nvfp4.calibration import load, other_weights_than
 from custom_nodes_nvfp4.calibration.statistics import samples_of
 from custom_nodes_nvfp4.converters import convert
-from custom_nodes_nvfp4.converters.plan import Options
+from custom_nodes_nvfp4.converters.options import Options
 
 CHECKS = ("supports_nvfp4_compute", "supports_fp8_compute")
 Result = dict[str, Any]

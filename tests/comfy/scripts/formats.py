@@ -21,8 +21,8 @@ load_pack()
 from custom_nodes_nvfp4.converters import convert, open_source
 from custom_nodes_nvfp4.converters.formats import POLICIES
 from custom_nodes_nvfp4.converters.layers import recognise
-from custom_nodes_nvfp4.converters.measure import decoder
-from custom_nodes_nvfp4.converters.plan import Options
+from custom_nodes_nvfp4.converters.stored import decoder
+from custom_nodes_nvfp4.converters.options import Options
 from custom_nodes_nvfp4.demo.conditioning import class_conditioning
 from custom_nodes_nvfp4.demo.data import from_comfy, unfold
 from custom_nodes_nvfp4.demo.sheet import psnr

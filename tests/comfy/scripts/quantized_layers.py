@@ -10,7 +10,7 @@ import torch
 
 load_pack()
 from custom_nodes_nvfp4.converters.formats import POLICIES, Encoding, InputScale, Weight, tags
-from custom_nodes_nvfp4.converters.measure import Encoded
+from custom_nodes_nvfp4.converters.stored import Encoded
 from custom_nodes_nvfp4.converters.rounding import METHODS
 from custom_nodes_nvfp4.converters.sensitivity.outputs import Computed, outputs
 

@@ -21,7 +21,7 @@ from nodes import UNETLoader, common_ksampler
 load_pack()
 from custom_nodes_nvfp4.calibration import load
 from custom_nodes_nvfp4.converters.convert import convert
-from custom_nodes_nvfp4.converters.plan import Options
+from custom_nodes_nvfp4.converters.options import Options
 from custom_nodes_nvfp4.demo.conditioning import class_conditioning
 from custom_nodes_nvfp4.demo.data import from_comfy, unfold
 from custom_nodes_nvfp4.demo.sheet import psnr

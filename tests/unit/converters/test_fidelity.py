@@ -19,7 +19,7 @@ from nvfp4_studio.converters.fidelity import OUTPUTS, WEIGHTS, Coverage, Fidelit
 from nvfp4_studio.converters.fidelity_page import fidelity_sections
 from nvfp4_studio.converters.formats import FORMATS
 from nvfp4_studio.converters.layers import recognise
-from nvfp4_studio.converters.measure import decoder
+from nvfp4_studio.converters.stored import decoder
 from nvfp4_studio.converters.verify import verify_sources
 from nvfp4_studio.converters.verify_outputs import output_fidelity, weight_fidelity
 

@@ -12,8 +12,8 @@ from comfy_kitchen.backends.eager import convrot_w4a4, quantization, w4a8_int8  
 from comfy_kitchen.tensor import TensorCoreFP8Layout, TensorCoreNVFP4Layout  # noqa: E402
 
 from nvfp4_studio.converters.formats import FORMATS, POLICIES, Encoding, Weight  # noqa: E402
-from nvfp4_studio.converters.measure import Encoded  # noqa: E402
 from nvfp4_studio.converters.rounding import METHODS  # noqa: E402
+from nvfp4_studio.converters.stored import Encoded  # noqa: E402
 
 ROWS, OUTPUTS, INPUTS = 48, 64, 512
 

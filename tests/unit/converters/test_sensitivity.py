@@ -19,7 +19,7 @@ from nvfp4_studio.converters.budget import parse_budget, plan_budget
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
 from nvfp4_studio.converters.kernels import load_table
-from nvfp4_studio.converters.plan import Options
+from nvfp4_studio.converters.options import Options
 from nvfp4_studio.converters.sensitivity import (
     Choice,
     Prober,
@@ -132,7 +132,7 @@ def test_noise_and_signal_are_those_of_the_converted_file(
     )
     decision = next(layer for layer in report.plan.layers if layer.module == PROJ)
     from nvfp4_studio.converters.layers import recognise
-    from nvfp4_studio.converters.measure import decoder
+    from nvfp4_studio.converters.stored import decoder
 
     reservoir = calibration.layers[PROJ].reservoir
     assert reservoir is not None and decision.input_scale is not None
