@@ -48,16 +48,17 @@ def described_hardware(stats: Mapping[str, Any], told: Mapping[str, Any] | None)
         "told_by": "nvfp4-studio on the server" if first is not None else "the device's name",
         "vram_bytes": _whole(device.get("vram_total")) if kind != "cpu" else None,
         "ram_bytes": _whole(system.get("ram_total")),
-        "meaning": meaning(name, nvfp4, kernels=(first or {}).get("kernels") is not False),
+        "meaning": meaning(name, nvfp4, without_kernels=_without_kernels(first or {})),
     }
 
 
-def meaning(device: str, nvfp4: bool | None, *, kernels: bool = True) -> str:
-    """What quality and speed measured on this device say; ``kernels``: ComfyUI uses comfy-kitchen's CUDA kernels there."""
-    if nvfp4 and not kernels:
+def meaning(device: str, nvfp4: bool | None, *, without_kernels: str = "") -> str:
+    """What quality and speed measured on this device say; ``without_kernels``: why ComfyUI computes there without
+    comfy-kitchen's CUDA kernels, empty where it does not."""
+    if nvfp4 and without_kernels:
         return (
-            f"The {device} has NVFP4 tensor cores, but ComfyUI computed without comfy-kitchen's CUDA kernels, which need a PyTorch "
-            "for CUDA 13 (cu130) or newer: quality is that of this file on such a GPU, the times are longer than they need be."
+            f"The {device} has NVFP4 tensor cores, but ComfyUI computed without comfy-kitchen's CUDA kernels: {without_kernels}. "
+            "Quality is that of this file on such a GPU, the times are longer than they need be."
         )
     if nvfp4:
         return (
@@ -74,6 +75,16 @@ def meaning(device: str, nvfp4: bool | None, *, kernels: bool = True) -> str:
         "Quality is that of the weights alone, without the rounding of activations that NVFP4 hardware adds; the times "
         "say nothing about a GPU with NVFP4 tensor cores."
     )
+
+
+def _without_kernels(told: Mapping[str, Any]) -> str:
+    """Why kernels are missing, as far as the server tells: ComfyUI 0.33 switches them off below CUDA 13 (``comfy/quant_ops.py``)."""
+    if told.get("kernels") is not False:
+        return ""
+    cuda = re.match(r"\d{1,3}\b", str(told.get("cuda")))
+    if cuda and int(cuda[0]) >= 13:
+        return "ComfyUI's log tells why"
+    return "they need a PyTorch for CUDA 13 (cu130) or newer"
 
 
 def system_of(stats: Mapping[str, Any]) -> Mapping[str, Any]:

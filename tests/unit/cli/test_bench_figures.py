@@ -184,14 +184,14 @@ def test_the_pack_on_the_server_is_believed_more_than_a_name() -> None:
 
 def test_times_without_comfy_kitchens_cuda_kernels_are_told_as_such() -> None:
     device = {"name": "RTX 5090", "capability": [12, 0], "nvfp4": True, "fp8": True}
-    said = [
-        described_hardware({"devices": [{**CUDA, "name": "RTX 5090"}]}, {"devices": [{**device, "kernels": kernels}]})[
-            "meaning"
-        ]
-        for kernels in (True, False)
-    ]
-    assert "times and quality are those of this file" in said[0]
-    assert "CUDA 13 (cu130)" in said[1] and "the times are longer" in said[1]
+    states = ({"kernels": True, "cuda": "13.0"}, {"kernels": False, "cuda": "12.8"}, {"kernels": False, "cuda": "13.0"})
+    used, too_old, broken = (
+        described_hardware({"devices": [{**CUDA, "name": "RTX 5090"}]}, {"devices": [{**device, **state}]})["meaning"]
+        for state in states
+    )
+    assert "times and quality are those of this file" in used
+    assert "CUDA 13 (cu130)" in too_old and "the times are longer" in too_old
+    assert "ComfyUI's log tells why" in broken and "the times are longer" in broken
 
 
 def test_memory_is_told_as_used_and_a_cpu_has_none_of_its_own() -> None:
