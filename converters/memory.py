@@ -20,12 +20,12 @@ def memory_for(what: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ConversionError(
-            f"The GPU has not enough memory for {what}; close what uses it, or convert on the CPU: nvfp4-studio convert "
+            f"The GPU has not enough memory for {what}; close what uses it, or compute on the CPU with the command line's "
             "--device cpu."
         ) from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
             raise
         raise ConversionError(
-            f"There is not enough memory for {what}; close other programs, or convert with fewer threads."
+            f"There is not enough memory for {what}; close other programs and start again."
         ) from error

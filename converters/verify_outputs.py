@@ -18,6 +18,7 @@ from .fidelity import OUTPUTS, WEIGHTS, Coverage, Fidelity, LayerFidelity
 from .formats import FORMATS
 from .layers import SourceLayer, recognise, todays_name
 from .measure import LayerError
+from .memory import memory_for
 from .options import Options
 from .pipeline import Progress, never, no_progress, one_thread
 from .sensitivity.one_layer import rows_kept
@@ -78,6 +79,7 @@ def output_fidelity(
     Raises:
         PlanError: the calibration is of another model.
         SensitivityError: it kept no row of any quantized layer's input.
+        ConversionError: memory ran out.
     """
     check_calibration(context_of(source, Options(), calibration))
     device = device or torch.device("cpu")
@@ -103,11 +105,12 @@ def output_fidelity(
             if statistics is None or statistics.reservoir is None or not rows_kept(statistics):
                 unmeasured.append(pair.module)
             else:
-                values = statistics.reservoir.values().to(device)
-                weights = row_weights("uniform", statistics.reservoir, calibration)
-                shape = pair.before.shape
-                reference = outputs(values.float(), decoder(source, pair.before, shape), shape, check)
-                error = output_error(reference, _computed(converted, pair.after, shape), values, weights, check)
+                with memory_for(pair.before.weight):
+                    values = statistics.reservoir.values().to(device)
+                    weights = row_weights("uniform", statistics.reservoir, calibration)
+                    shape = pair.before.shape
+                    reference = outputs(values.float(), decoder(source, pair.before, shape), shape, check)
+                    error = output_error(reference, _computed(converted, pair.after, shape), values, weights, check)
                 measured.append(
                     LayerFidelity(
                         name=pair.module,

@@ -18,6 +18,7 @@ from ..decided import stored_bytes
 from ..errors import Cancelled, SensitivityError
 from ..kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, load_table
 from ..layers import SourceLayer
+from ..memory import memory_for
 from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from ..source import Source
@@ -70,6 +71,7 @@ def measure_sensitivity(
     Raises:
         SensitivityError: the calibration kept no rows.
         PlanError, SourceError: see ``make_plan``.
+        ConversionError: memory ran out.
         Cancelled: what was measured stays in ``unfinished``.
     """
     choices = choices_of() if choices is None else tuple(choices)
@@ -118,7 +120,8 @@ def measure_sensitivity(
     with ProgressFile(unfinished, described, layer_to_json, from_json) as kept, one_thread():
 
         def examine(layer: SourceLayer) -> LayerSensitivity:
-            return kept.finished.get(context.module(layer)) or bench.measure(layer)
+            with memory_for(layer.weight):
+                return kept.finished.get(context.module(layer)) or bench.measure(layer)
 
         threads = workers or default_workers(device)
         for layer, result in ordered(examine, layers, threads):

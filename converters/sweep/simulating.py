@@ -16,6 +16,7 @@ from ..decide import context_of
 from ..encode import weight_in
 from ..errors import Cancelled
 from ..layers import SourceLayer
+from ..memory import memory_for
 from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from ..sensitivity import Choice, Outcome, Sensitivity
@@ -58,6 +59,7 @@ def simulate(
         unfinished: where finished layers are kept, so that the next call with the same arguments goes on.
 
     Raises:
+        ConversionError: memory ran out.
         Cancelled: what was measured stays in ``unfinished``.
     """
     context = context_of(source, options, calibration)
@@ -70,8 +72,9 @@ def simulate(
 
     def examine(layer: SourceLayer) -> _Layer:
         module = context.module(layer)
-        known = kept.finished.get(module)
-        return known or _Layer(module, _noise(context, calibration, sensitivity, layer, formats, device, check))
+        with memory_for(layer.weight):
+            known = kept.finished.get(module)
+            return known or _Layer(module, _noise(context, calibration, sensitivity, layer, formats, device, check))
 
     seen = calibration_fingerprint(calibration)
     described = digest_of([sensitivity.fingerprint, seen, sensitivity.weighting, device.type, *formats])

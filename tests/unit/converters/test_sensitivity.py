@@ -14,7 +14,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.calibration import Calibration, Collector
-from nvfp4_studio.converters import Cancelled, PlanError, Source, convert, make_plan, open_source
+from nvfp4_studio.converters import (
+    Cancelled,
+    ConversionError,
+    PlanError,
+    Source,
+    convert,
+    make_plan,
+    open_source,
+    verify_outputs,
+)
 from nvfp4_studio.converters.budget import parse_budget, plan_budget
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
@@ -36,13 +45,14 @@ from nvfp4_studio.converters.sensitivity import (
     measure_and_save,
     measure_sensitivity,
     merged_influence,
+    one_layer,
     save,
     save_influence,
     source_fingerprint,
 )
 from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
 from nvfp4_studio.converters.sensitivity.weighting import row_weights
-from nvfp4_studio.converters.sweep import Asked, sweep
+from nvfp4_studio.converters.sweep import Asked, simulating, sweep
 from nvfp4_studio.converters.verify_outputs import output_fidelity
 
 PROJ = "double_blocks.0.img_attn.proj"
@@ -322,6 +332,49 @@ def test_a_calibration_without_rows_is_refused_and_another_models_too(source: Pa
     layers = {f"other.{name}": layer for name, layer in calibration.layers.items()}
     with pytest.raises(PlanError, match="another model"):
         measured(source, replace(calibration, layers=layers))
+
+
+@pytest.mark.parametrize(
+    "module", [one_layer, simulating, verify_outputs], ids=lambda module: module.__name__.rpartition(".")[2]
+)
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "The GPU has not enough memory for {}; .* --device cpu"),
+        (MemoryError(), "There is not enough memory for {}; close other programs and start again"),
+    ],
+    ids=["gpu", "host"],
+)
+def test_memory_that_runs_out_while_measuring_is_one_sentence(
+    source: Path,
+    calibration: Calibration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    raised: Exception,
+    told: str,
+) -> None:
+    choice, target = Choice("nvfp4", "nearest"), tmp_path / "out.safetensors"
+    options = Options(recipe="weight-only", rounding="nearest")
+    convert(source, target, options, calibration=calibration, device="cpu")
+    known = measured(source, calibration, choice)
+    asked = Asked(recipes=("weight-only",), roundings=("nearest",), formats=("int4-g128",))
+
+    def full(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(module, "outputs", full)
+    with (
+        open_source(source) as before,
+        open_source(target) as after,
+        pytest.raises(ConversionError, match=told.format(r"[\w.]+\.weight")),
+    ):
+        if module is one_layer:
+            measured(source, calibration, choice)
+        elif module is simulating:
+            sweep(before, calibration, known, asked, options=options)
+        else:
+            output_fidelity(before, after, calibration)
 
 
 def test_it_goes_on_after_a_cancel_and_gives_the_same_bytes(
