@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         merged_influence,
         save_influence,
     )
-    from .measuring import measure_and_save, measure_sensitivity
+    from .measuring import discard_unfinished, measure_and_save, measure_sensitivity
     from .planned import outcome_of, outcomes_of_plan
     from .values import KEEP, Choice, LayerSensitivity, Outcome, Sensitivity, decibels
     from .weighting import DEFAULT_WEIGHTING, WEIGHTINGS
@@ -41,6 +41,7 @@ __all__ = [
     "beside",
     "choices_of",
     "decibels",
+    "discard_unfinished",
     "from_json",
     "influence_summary",
     "keep_beside",
@@ -75,7 +76,7 @@ exports(
             "merged_influence",
             "save_influence",
         ),
-        "measuring": ("measure_and_save", "measure_sensitivity"),
+        "measuring": ("discard_unfinished", "measure_and_save", "measure_sensitivity"),
         "planned": ("outcome_of", "outcomes_of_plan"),
         "values": ("Choice", "KEEP", "LayerSensitivity", "Outcome", "Sensitivity", "decibels"),
         "weighting": ("DEFAULT_WEIGHTING", "WEIGHTINGS"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,12 +17,14 @@ from ..activations import check_calibration
 from ..decide import context_of
 from ..decided import stored_bytes
 from ..errors import Cancelled, SensitivityError
+from ..journal import open_private
 from ..kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, load_table
 from ..layers import SourceLayer
 from ..memory import memory_for
 from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from ..source import Source
+from ..target import lock_soon
 from .choices import choices_of
 from .document import Reader, layer_from_json, save
 from .identity import calibration_fingerprint, digest_of, source_fingerprint
@@ -155,8 +158,31 @@ def measure_and_save(
     source: Source, calibration: Calibration, target: Path, choices: Sequence[Choice] | None = None, **settings: Any
 ) -> Sensitivity:
     """``measure_sensitivity`` into a JSON file; what was measured before a cancel or a crash is not measured again."""
-    unfinished = target.with_name(f".{target.name}.part")
+    unfinished = unfinished_name(target)
     measured = measure_sensitivity(source, calibration, choices, unfinished=unfinished, **settings)
     save(measured, target)
     unfinished.unlink(missing_ok=True)
     return measured
+
+
+def unfinished_name(target: Path) -> Path:
+    """Where the layers that were measured already are kept, locked while the measurement runs."""
+    return target.with_name(f".{target.name}.part")
+
+
+def discard_unfinished(target: Path) -> None:
+    """Remove what a measurement into ``target`` kept when it was cancelled or killed, if there is anything.
+
+    Raises:
+        SensitivityError: the measurement runs.
+        OSError: as the system says.
+    """
+    unfinished = unfinished_name(target)
+    if unfinished.is_symlink() or not unfinished.is_file():
+        return
+    with open_private(unfinished) as file:
+        if not lock_soon(file):
+            raise SensitivityError(f"{target} is being measured; wait for it, or cancel it first.")
+        if os.name == "nt":  # nothing that is open is removed there
+            file.close()
+        unfinished.unlink(missing_ok=True)

@@ -8,14 +8,14 @@ from typing import Any
 
 from ...calibration.errors import StudioError
 from ...converters.plots.sensitivity import sensitivity_plot
-from ...converters.sensitivity import load
+from ...converters.sensitivity import discard_unfinished, load
 from .. import host
 from ..library import SENSITIVITIES
 from .cache import FileCache
 from .calibrations import png
 from .fields import name_in
 from .stored import Stored
-from .told import told
+from .told import by_id, told
 
 opened = Stored(SENSITIVITIES, load)
 _summaries: FileCache[dict[str, Any]] = FileCache(64)
@@ -50,8 +50,12 @@ def plot(query: Mapping[str, Any]) -> bytes:
 
 
 def deleted(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"name"}`` -> ``{"deleted"}``."""
+    """``{"name"}`` -> ``{"deleted"}``, with what a cancelled measurement of this name kept; refused while one runs."""
     name = name_in(body, "name")
-    SENSITIVITIES.exchangeable(name).unlink(missing_ok=True)
+    path = SENSITIVITIES.exchangeable(name)
+    with by_id({path: name}):
+        discard_unfinished(path)
+    path.unlink(missing_ok=True)
+    opened.forget_old()
     host.refresh_lists()
     return {"deleted": name}

@@ -4,6 +4,7 @@
 const { chromium } = require("playwright-core");
 const crypto = require("node:crypto");
 const fs = require("node:fs");
+const { parse } = require("node:path");
 
 const request = JSON.parse(process.argv[2]);
 const TAB = ".nvfp4-studio";
@@ -352,9 +353,9 @@ async function troubles(page) {
 
 const checked = (page, list) => studio(page).getByRole("radiogroup", { name: list }).locator(".nvfp4-card", { has: page.getByRole("radio", { checked: true }) });
 
-/** Ask for what a question comes before: refuse, then agree until `then` is shown. What became of the file each time? */
-async function refuseAndAgree(page, what, name, press, then) {
-  const file = `${request.folder}/${name}.safetensors`;
+/** Ask for what a question comes before: refuse, then agree and wait for `then`. What became of the file each time? */
+async function refuseAndAgree(page, what, file, press, then) {
+  const { name } = parse(file);
   const state = () => fs.existsSync(file) && crypto.createHash("sha256").update(fs.readFileSync(file)).digest("hex");
   const dialog = page.getByRole("dialog");
   const notes = { before: state() };
@@ -363,12 +364,14 @@ async function refuseAndAgree(page, what, name, press, then) {
     await dialog.getByText(name, { exact: false }).waitFor();
     await press(dialog.getByRole("button", { name: reply }));
     await dialog.waitFor({ state: "hidden" });
-    if (note === "agreed") await checked(page, "Calibration to use").getByText(then).waitFor();
+    if (note === "agreed") await then.waitFor();
     notes[note] = state();
   }
   return notes;
 }
 
+const calibrationFile = (name) => `${request.models}/nvfp4_calibration/${name}.safetensors`;
+const calibrationSays = (page, text) => checked(page, "Calibration to use").getByText(text);
 const byMouse = (target) => target.click();
 const byKeys = (target) => target.press("Enter");
 
@@ -428,16 +431,20 @@ async function keeping(page) {
   await studio(page).getByLabel("Name of the new file").fill("");
   await step(page, "Plan").click();
   await gain.uncheck();
+  const measured = `${request.models}/nvfp4_sensitivity/both.json`;
+  seen.notes.unmeasured = await refuseAndAgree(page, "Delete sensitivity…", measured, byKeys, studio(page).locator("select:focus"));
+  seen.notes.unmeasured.chosen = await sensitivity.inputValue();
+  seen.notes.unmeasured.focus = (await page.evaluate(focused)).name;
 
   await step(page, "Calibrate").click();
-  seen.notes.restarted = await refuseAndAgree(page, "Restart…", "both", byKeys, "Starts with the first sampling");
+  seen.notes.restarted = await refuseAndAgree(page, "Restart…", calibrationFile("both"), byKeys, calibrationSays(page, "Starts with the first sampling"));
   await fetch(`${request.url}/prompt`, { method: "POST", body: JSON.stringify({ prompt: request.sampling }) });
   const samplings = studio(page).locator(".nvfp4-tile dd").first();
   await samplings.waitFor({ timeout: SLOW });
   seen.notes.restarted.samplings = await samplings.innerText();
   const [first] = request.calibrations;
   await studio(page).getByRole("radiogroup", { name: "Calibration to use" }).getByText(first, { exact: true }).click();
-  seen.notes.erased = await refuseAndAgree(page, "Delete…", first, byMouse, "Input scales are found while sampling");
+  seen.notes.erased = await refuseAndAgree(page, "Delete…", calibrationFile(first), byMouse, calibrationSays(page, "Input scales are found while sampling"));
   const { calibrations } = await (await fetch(`${request.url}/nvfp4_studio/calibrations`)).json();
   const ours = ["both", ...request.calibrations];
   seen.notes.erased.others = calibrations.map(({ name }) => name).filter((name) => ours.includes(name));

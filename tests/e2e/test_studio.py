@@ -180,8 +180,8 @@ def sampling(name: str, seed: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def kept(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Two calibrations merged, errors measured, a budget, a recipe saved and deleted, a calibration restarted and one
-    deleted, all in a light palette; then the whole path by keys alone, and the tab in another language."""
+    """Two calibrations merged, errors measured and deleted, a budget, a recipe saved and deleted, a calibration restarted and
+    one deleted, all in a light palette; then the whole path by keys alone, and the tab in another language."""
     for seed, name in enumerate(CALIBRATIONS):
         assert server.run(sampling(name, seed))["status"]["status_str"] == "success"
     return studio(
@@ -189,7 +189,7 @@ def kept(server: Any, studio: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         ["keeping", "keys", "language"],
         "light",
         calibrations=CALIBRATIONS,
-        folder=str(server.base / "models" / "nvfp4_calibration"),
+        models=str(server.base / "models"),
         sampling=sampling("both", len(CALIBRATIONS)),
         budget="size<=178MB",
         gained=GAINED,
@@ -366,6 +366,12 @@ def test_a_calibration_is_restarted_only_when_the_question_was_answered(kept: di
 def test_a_calibration_is_deleted_only_when_the_question_was_answered(kept: dict[str, Any]) -> None:
     erased = kept["notes"]["erased"]
     assert erased["refused"] == erased["before"] and not erased["agreed"] and erased["others"] == ["both", "second"]
+
+
+def test_a_sensitivity_is_deleted_by_keys_only_when_the_question_was_answered(kept: dict[str, Any]) -> None:
+    unmeasured = kept["notes"]["unmeasured"]
+    assert unmeasured["before"] and unmeasured["refused"] == unmeasured["before"] and not unmeasured["agreed"]
+    assert (unmeasured["chosen"], unmeasured["focus"]) == ("", "Measured sensitivity")
 
 
 def test_the_whole_path_by_keys_alone(kept: dict[str, Any], server: Any) -> None:

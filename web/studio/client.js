@@ -49,6 +49,7 @@ export function createClient(fetchApi) {
     saveRecipe: (name, plan, overwrite = false) => post(ours("recipes/save"), { name, plan, overwrite }),
     deleteRecipe: (id) => post(ours("recipes/delete"), { id }),
     sensitivities: () => get(ours("sensitivities")),
+    deleteSensitivity: (name) => post(ours("sensitivities/delete"), { name }),
     plan: (wanted) => post(ours("plan"), wanted),
     conversions: () => get(ours("conversions")),
     discard: (id) => post(ours("conversions/discard"), { id }),

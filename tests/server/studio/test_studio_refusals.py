@@ -44,6 +44,14 @@ HOSTILE = [
 ]
 BY_ID = ("source", "conversions/discard", "result", "results/delete", "recipes/delete")
 BY_NAME = ("calibration", "calibrations/delete", "sensitivities/delete")
+LINKED = (
+    "models/diffusion_models",
+    "models/nvfp4_calibration",
+    "models/nvfp4_recipes",
+    "models/nvfp4_sensitivity",
+    "output/diffusion_models",
+)
+"""Folders in which links lie that lead out of them."""
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +70,14 @@ def outside(server: Any) -> Iterator[dict[Path, bytes]]:
     ]
     for path in files:
         path.write_bytes(result.read_bytes())
-    for folder in (
-        "models/diffusion_models",
-        "models/nvfp4_calibration",
-        "models/nvfp4_recipes",
-        "output/diffusion_models",
-    ):
+    for folder in LINKED:
         (server.base / folder).mkdir(exist_ok=True)
         (server.base / folder / "file-link.safetensors").symlink_to(files[0])
         (server.base / folder / "file-link.json").symlink_to(files[1])
         (server.base / folder / "folder-link").symlink_to(far, target_is_directory=True)
     kept = [*files, result, server.base / "models" / FLUX, server.base / "models/nvfp4_calibration/seen.safetensors"]
     yield {path: path.read_bytes() for path in kept}
-    for folder in (
-        "models/diffusion_models",
-        "models/nvfp4_calibration",
-        "models/nvfp4_recipes",
-        "output/diffusion_models",
-    ):
+    for folder in LINKED:
         for name in ("file-link.safetensors", "file-link.json", "folder-link"):
             (server.base / folder / name).unlink()
 
@@ -105,6 +103,7 @@ def test_nothing_outside_is_named_read_or_deleted(server: Any, outside: dict[Pat
         assert str(server.base) not in answer["error"], (path, body, answer)
     for query in (
         f"calibration_plot?name={quote(name, errors='replace')}",
+        f"sensitivity_plot?name={quote(name, errors='replace')}",
         *(f"result_plot?id={quote(id, errors='replace')}&name=map" for id in ids(name)),
     ):
         assert 400 <= server.request(f"/nvfp4_studio/{query}")[0] < 500, query

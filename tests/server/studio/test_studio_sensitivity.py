@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nvfp4_studio.converters.journal import lock, open_private
 from nvfp4_studio.tests.server.studio.asking import (
     AIO,
     FLUX,
@@ -81,3 +82,26 @@ def test_the_sensitivity_node_measures_for_its_button_only(server: Any, measured
     assert "choose one with detail curvature" in json.dumps(entry["status"])
     for name in ("../escaped", "/tmp/x", "nul"):
         assert server.queue(sensitivity_prompt(server.token("5"), name=name), targets=["5"])[0] == 400
+
+
+def test_a_sensitivity_is_deleted_with_what_was_kept_of_it_unless_it_is_being_measured(
+    server: Any, measured: str
+) -> None:
+    path = server.base / "models" / "nvfp4_sensitivity" / f"{measured}.json"
+    unfinished = path.with_name(f".{path.name}.part")
+    other = path.with_name("sub") / "other.json"
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(path.read_bytes())
+    with open_private(unfinished) as held:
+        assert lock(held), "as a measurement holds it, of this server or of another program"
+        status, answer = server.request("/nvfp4_studio/sensitivities/delete", {"name": measured})
+        assert (status, answer["error"]) == (400, f"{measured} is being measured; wait for it, or cancel it first.")
+        assert path.exists() and unfinished.exists()
+    assert post(server, "sensitivities/delete", name=measured) == {"deleted": measured}
+    assert not path.exists() and not unfinished.exists()
+    assert server.request("/nvfp4_studio/sensitivities/delete", {"name": measured})[0] == 404
+    assert server.request(f"/nvfp4_studio/sensitivity_plot?name={measured}")[0] == 404
+    listed = [entry["name"] for entry in get(server, "sensitivities")["sensitivities"]]
+    assert measured not in listed and "sub/other" in listed
+    assert post(server, "sensitivities/delete", name="sub/other") == {"deleted": "sub/other"}
+    assert not other.exists()

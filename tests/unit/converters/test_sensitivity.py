@@ -27,6 +27,7 @@ from nvfp4_studio.converters import (
 from nvfp4_studio.converters.budget import parse_budget, plan_budget
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
+from nvfp4_studio.converters.journal import lock, open_private
 from nvfp4_studio.converters.kernels import load_table
 from nvfp4_studio.converters.options import Options
 from nvfp4_studio.converters.sensitivity import (
@@ -36,6 +37,7 @@ from nvfp4_studio.converters.sensitivity import (
     Sensitivity,
     beside,
     choices_of,
+    discard_unfinished,
     from_json,
     influence_summary,
     keep_beside,
@@ -404,6 +406,23 @@ def test_it_goes_on_after_a_cancel_and_gives_the_same_bytes(
         measure_and_save(opened, calibration, again, choices, workers=3)
     assert target.read_bytes() == again.read_bytes() and load(target) == whole
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_a_cancelled_measurement_kept_is_discarded_unless_one_runs(tmp_path: Path) -> None:
+    target, unfinished, foreign = (tmp_path / name for name in ("s.json", ".s.json.part", "foreign"))
+    discard_unfinished(target)
+    assert list(tmp_path.iterdir()) == []
+    with open_private(unfinished) as held:
+        assert lock(held)
+        with pytest.raises(SensitivityError, match=r"s\.json is being measured; wait for it, or cancel it first"):
+            discard_unfinished(target)
+        assert unfinished.exists()
+    discard_unfinished(target)
+    assert not unfinished.exists()
+    foreign.write_bytes(b"kept")
+    unfinished.symlink_to(foreign)
+    discard_unfinished(target)
+    assert unfinished.is_symlink() and foreign.read_bytes() == b"kept"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

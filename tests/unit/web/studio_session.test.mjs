@@ -7,7 +7,7 @@ import { createClient } from "../../../web/studio/client.js";
 import { DEFAULTS, lastSource, recallChoices, rememberChoices } from "../../../web/studio/model/choices.js";
 import { createConversions } from "../../../web/studio/model/conversions.js";
 import { createSensitivities, MEASURING, nameFor } from "../../../web/studio/model/sensitivities.js";
-import { endedText } from "../../../web/studio/parts/jobs.js";
+import { endedText, interruptedText } from "../../../web/studio/parts/jobs.js";
 import { createSession } from "../../../web/studio/session.js";
 import { createStore } from "../../../web/studio/store.js";
 import { createTranslator } from "../../../web/studio/text.js";
@@ -126,6 +126,32 @@ test("what was measured is chosen for the source that was measured, not for the 
   await session.sensitivities.found([MEASURED]);
   await session.sensitivities.found([]);
   assert.equal(session.store.state.choices.sensitivity, "c");
+});
+
+test("a measured sensitivity is deleted and not chosen any more; one that is refused stays, and the user hears why", async () => {
+  const answers = { "/nvfp4_studio/recipes": {}, "/nvfp4_studio/sensitivities": { sensitivities: [] } };
+  const there = { name: "c", source: "m.safetensors" };
+  const { session, asked, toasts } = sessionOver(answers);
+  const { store, plans, attempt } = session;
+  store.set({ choices: { ...DEFAULTS, sensitivity: "c" }, options: { sensitivities: [there] } });
+  answers["/nvfp4_studio/sensitivities/delete"] = undefined;
+  await attempt(() => plans.removeSensitivity("c"));
+  assert.deepEqual([store.state.choices.sensitivity, store.state.options.sensitivities, toasts], ["c", [there], [["error", "There is none."]]]);
+  answers["/nvfp4_studio/sensitivities/delete"] = { deleted: "c" };
+  await plans.removeSensitivity("c");
+  assert.deepEqual(asked[0], ["POST", "/nvfp4_studio/sensitivities/delete", { name: "c" }]);
+  assert.deepEqual([store.state.choices.sensitivity, store.state.options.sensitivities], [null, []]);
+  store.set({ choices: { ...DEFAULTS, sensitivity: "other" } });
+  await plans.removeSensitivity("c");
+  assert.equal(store.state.choices.sensitivity, "other");
+});
+
+test("an interrupted conversion says how far it is, and how to go on where the page cannot do it", () => {
+  const elsewhere = "To go on, convert again with the same choices.";
+  const entry = { done: 3_000_000_000, total: 12_000_000_000, options: null };
+  assert.equal(interruptedText(t, entry), `Stopped after 3.0 GB of 12.0 GB · ${elsewhere}`);
+  assert.equal(interruptedText(t, { ...entry, options: {} }), "Stopped after 3.0 GB of 12.0 GB");
+  assert.equal(interruptedText(t, { done: 0, total: 0, options: null }), elsewhere);
 });
 
 test("a plan is asked for anew when its step is opened and when everything is refreshed", async (context) => {

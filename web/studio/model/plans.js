@@ -73,6 +73,13 @@ export function createPlans({ store, client, textOf, select }) {
     await options();
   }
 
+  /** One that is being measured is refused, and stays chosen. */
+  async function removeSensitivity(name) {
+    await client.deleteSensitivity(name);
+    if (store.state.choices.sensitivity === name) select({ sensitivity: null });
+    await options();
+  }
+
   /** What can be chosen: recipes, policies, roundings, layouts, measured sensitivities. */
   async function options() {
     try {
@@ -83,7 +90,7 @@ export function createPlans({ store, client, textOf, select }) {
     }
   }
 
-  return { refresh, pin, chooseRecipe, save, removeRecipe, options };
+  return { refresh, pin, chooseRecipe, save, removeRecipe, removeSensitivity, options };
 }
 
 /** What a layer may be pinned to besides a policy: nothing, or what the recipe itself pins it to. */

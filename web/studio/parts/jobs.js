@@ -75,12 +75,17 @@ export function interruptedJob({ t, resume, discard }) {
       update(item) {
         current = item;
         setText(name, fileOf(item.target ?? item.source));
-        const done = t("convert.of", { done: t.size(item.done ?? 0), total: t.size(item.total ?? 0) });
         go.hidden = !item.options;
-        setText(detail, item.total ? t("convert.interruptedAt", { done }) : "");
+        setText(detail, interruptedText(t, item));
       },
     };
   };
+}
+
+/** How far an interrupted conversion got, and how to go on where the page cannot: it was begun elsewhere, or changed. */
+export function interruptedText(t, { done, total, options }) {
+  const far = total ? t("convert.interruptedAt", { done: t("convert.of", { done: t.size(done), total: t.size(total) }) }) : "";
+  return [far, !options && t("convert.resumeElsewhere")].filter(Boolean).join(" · ");
 }
 
 /** A conversion that ended: in success, by the user, or with an error sentence; `there` where its file still is. */

@@ -29,7 +29,7 @@ export function planOptions(session) {
   const save = button(t("plan.save"), saveAs, { symbol: "save" });
   const erase = button(t("plan.deleteRecipe"), deleteRecipe, { kind: "danger", symbol: "trash" });
   const unpin = button(t("plan.unpin"), () => plans.pin(pinnedLayers(store.state), RELEASED), { symbol: "undo" });
-  const measure = measurePart(session);
+  const measure = measurePart(session, () => sensitivity.control.focus());
   const fields = [rounding, inputScale, preQuant, gain, layout, textEncoder, kernels];
   const more = disclosure(t("plan.more"), fields.map((field) => field.element));
   const element = h("div", { class: "nvfp4-stack" }, recipe.element, budget.element, sensitivity.element, measure.element, more, h("div", { class: "nvfp4-row" }, save, unpin, erase));
