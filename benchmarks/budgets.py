@@ -32,7 +32,7 @@ from nvfp4_studio.calibration import Calibration
 from nvfp4_studio.converters import Options, Plan, Recipe, convert, load_recipe, make_plan, open_source
 from nvfp4_studio.converters.budget import Budget, Totals, choose, permitted, recipe_of, totals_of
 from nvfp4_studio.converters.budget.curve import best_of_formats
-from nvfp4_studio.converters.decide import context_of
+from nvfp4_studio.converters.planning.decide import context_of
 from nvfp4_studio.converters.recipe import Rule
 from nvfp4_studio.converters.sensitivity import Sensitivity, choices_of, measure_sensitivity
 from nvfp4_studio.demo.runtime import Linear, load_model

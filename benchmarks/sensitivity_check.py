@@ -24,8 +24,8 @@ from quality.pictures import calibrate
 from torch import Tensor, nn
 
 from nvfp4_studio.converters import Options, open_source
-from nvfp4_studio.converters.decide import context_of
 from nvfp4_studio.converters.kernels import DEFAULT_TABLE, load_table
+from nvfp4_studio.converters.planning.decide import context_of
 from nvfp4_studio.converters.sensitivity import WEIGHTINGS, Choice, Prober, Sensitivity, decibels, measure_sensitivity
 from nvfp4_studio.converters.sensitivity.one_layer import Bench
 from nvfp4_studio.demo.conditioning import CLASSES, class_conditioning

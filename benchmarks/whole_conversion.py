@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 
 from nvfp4_studio.converters import Options, convert
-from nvfp4_studio.converters.layout import TensorSpec, lay_out
-from nvfp4_studio.converters.positioned import PositionedFile
-from nvfp4_studio.converters.syncing import SYNC_BYTES
+from nvfp4_studio.converters.containers.layout import TensorSpec, lay_out
+from nvfp4_studio.converters.writing.positioned import PositionedFile
+from nvfp4_studio.converters.writing.syncing import SYNC_BYTES
 
 WIDTH = 3072
 LAYERS = {

@@ -144,8 +144,8 @@ def _measured(
 ) -> Sensitivity:
     from ..converters import Options
     from ..converters.convert import chosen_device
-    from ..converters.decide import context_of
     from ..converters.kernels import load_table
+    from ..converters.planning.decide import context_of
     from ..converters.sensitivity import measure_sensitivity
     from ..converters.sweep.configurations import choices_needed
 
@@ -230,7 +230,7 @@ def _file_name(name: str) -> str:
 def _is_written(target: Path, arguments: argparse.Namespace, options: Options, calibration: Calibration) -> bool:
     """Whether a file is there and its header tells of the same conversion of the same source by name."""
     from ..converters import make_plan, open_source
-    from ..converters.passthrough import PROVENANCE_KEY
+    from ..converters.planning.passthrough import PROVENANCE_KEY
 
     if not target.is_file():
         return False

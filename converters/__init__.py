@@ -11,13 +11,13 @@ from ..calibration.lazy import exports
 
 if TYPE_CHECKING:
     from .convert import convert
-    from .decide import make_plan
     from .encoders import TEXT_ENCODER_CHOICES
     from .errors import Cancelled, ConversionError, PlanError, SourceError, VerificationError
     from .families import Family, detect_family
     from .options import LAYOUTS, Options
     from .pins import Pin
     from .plan import LayerDecision, Plan
+    from .planning.decide import make_plan
     from .recipe import Recipe, with_pins
     from .recipe_file import available_recipes, load_recipe, recipe_to_json, save_recipe
     from .report import Report, report_stem
@@ -62,13 +62,13 @@ exports(
     __name__,
     {
         "convert": ("convert",),
-        "decide": ("make_plan",),
         "encoders": ("TEXT_ENCODER_CHOICES",),
         "errors": ("Cancelled", "ConversionError", "PlanError", "SourceError", "VerificationError"),
         "families": ("Family", "detect_family"),
         "options": ("LAYOUTS", "Options"),
         "pins": ("Pin",),
         "plan": ("LayerDecision", "Plan"),
+        "planning.decide": ("make_plan",),
         "recipe": ("Recipe", "with_pins"),
         "recipe_file": ("available_recipes", "load_recipe", "recipe_to_json", "save_recipe"),
         "report": ("Report", "report_stem"),

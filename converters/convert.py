@@ -15,19 +15,19 @@ from pathlib import Path
 import torch
 
 from ..calibration import Calibration
-from .decide import make_plan
 from .errors import Cancelled, ConversionError, SourceError, VerificationError
 from .execute import Execution
 from .options import Options
-from .passthrough import reserved_place
 from .pipeline import Progress, default_workers, never, no_progress, one_thread
 from .plan import Plan
+from .planning.decide import make_plan
+from .planning.passthrough import reserved_place
 from .report import Report
 from .searching import with_pre_quant
 from .source import Source, open_source
-from .target import check_space, check_target, search_name, temporary_names
 from .verify import Verification, verify_sources
 from .writer import Writer
+from .writing.target import check_space, check_target, search_name, temporary_names
 
 
 def convert(

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..calibration import LayerStatistics
+from .containers.layout import TensorSpec
 from .errors import SourceError
 from .formats import FORMATS, Encoding, Weight, tags
 from .held_out import HeldOut, gain_of, outputs
 from .layers import LEGACY_NAMES, SourceLayer
-from .layout import TensorSpec
 from .plan import LayerDecision, Outcome
 from .rounding import METHODS
 from .rounding.pre_quant import pre_quant_scale, transformed

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .layout import TensorSpec, lay_out
+from .containers.layout import TensorSpec, lay_out
 from .options import Options
 from .rounding import SEARCH
 

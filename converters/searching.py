@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ..calibration import Calibration, LayerStatistics, StudioError
-from .decide import context_of, make_plan
 from .encode import weight_of
 from .errors import Cancelled
 from .formats import nvfp4
@@ -22,6 +21,7 @@ from .options import Options
 from .pins import MAX_REASON, Pin
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .plan import LayerDecision, Plan
+from .planning.decide import context_of, make_plan
 from .recipe import with_pins
 from .rounding import SEARCH, pre_quant
 from .sensitivity.document import Reader

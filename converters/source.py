@@ -15,12 +15,12 @@ from typing import BinaryIO, TypeVar, cast
 
 import torch
 
+from .containers.header import MAX_HEADER_BYTES, read_header
+from .containers.pickled import SUFFIXES as PYTORCH_SUFFIXES
+from .containers.pickled import read_pytorch
+from .containers.shards import INDEX_SUFFIXES, is_diffusers, is_shard, read_folder, read_shard_index, read_shards_of
+from .containers.tensors import CODES, DTYPES, Index, TensorInfo
 from .errors import SourceError
-from .header import MAX_HEADER_BYTES, read_header
-from .pickled import SUFFIXES as PYTORCH_SUFFIXES
-from .pickled import read_pytorch
-from .shards import INDEX_SUFFIXES, is_diffusers, is_shard, read_folder, read_shard_index, read_shards_of
-from .tensors import CODES, DTYPES, Index, TensorInfo
 
 __all__ = ["CODES", "DTYPES", "MAX_HEADER_BYTES", "Source", "TensorInfo", "open_source"]
 Known = TypeVar("Known")

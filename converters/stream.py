@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from .buffers import Buffer, Buffers
+from .containers.tensors import TensorInfo
 from .memory import memory_for
 from .source import Source
-from .tensors import TensorInfo
 
 PIECE_BYTES = 8 << 20
 """Read at once of what is only copied or hashed."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .containers.layout import TensorSpec
 from .errors import Cancelled
 from .families import component, detect_prefix
 from .formats import nvfp4
 from .layers import LEGACY_NAMES, Recognised, recognise
-from .layout import TensorSpec
 from .measure import LayerError, equal_bytes, measure
 from .pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
 from .source import Source, open_source

@@ -10,8 +10,6 @@ import torch
 
 from ..calibration import Calibration
 from ..calibration.kinds import kinds
-from .activations import check_calibration
-from .decide import context_of
 from .errors import Cancelled, SensitivityError
 from .families import component, detect_family, detect_prefix
 from .fidelity import OUTPUTS, WEIGHTS, Coverage, Fidelity, LayerFidelity
@@ -21,6 +19,8 @@ from .measure import LayerError
 from .memory import memory_for
 from .options import Options
 from .pipeline import Progress, never, no_progress, one_thread
+from .planning.activations import check_calibration
+from .planning.decide import context_of
 from .sensitivity.one_layer import rows_kept
 from .sensitivity.outputs import Computed, output_error, outputs
 from .sensitivity.weighting import row_weights

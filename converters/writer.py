@@ -17,13 +17,13 @@ from typing import BinaryIO
 import torch
 
 from ..calibration.files import sync_folder
+from .containers.layout import TensorSpec, lay_out
 from .errors import ConversionError
-from .journal import Journal, Remarks
-from .layout import TensorSpec, lay_out
-from .positioned import PositionedFile
-from .syncing import Syncer
-from .target import check_space, check_target, explained, give_name, open_locked, temporary_names
-from .written import Written
+from .writing.journal import Journal, Remarks
+from .writing.positioned import PositionedFile
+from .writing.syncing import Syncer
+from .writing.target import check_space, check_target, explained, give_name, open_locked, temporary_names
+from .writing.written import Written
 
 
 class Writer:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..converters.shards import is_later_shard
+from ..converters.containers.shards import is_later_shard
 from . import names
 from .errors import HostError
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ...converters.journal import lock
+from ...converters.writing.journal import lock
 from ..bounded import read_bounded
 from ..servers.errors import RequestError
 

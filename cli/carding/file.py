@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...converters.families import component, detect_family
 from ...converters.formats import convrot_w4a4, nvfp4, w4a8_int8
 from ...converters.layers import recognise
-from ...converters.passthrough import PROVENANCE_KEY
+from ...converters.planning.passthrough import PROVENANCE_KEY
 from ..text import one_line, size
 
 if TYPE_CHECKING:

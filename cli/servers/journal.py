@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from ...calibration import Calibration, CalibrationError, load, save
 from ...calibration.files import write_atomically
 from ...converters.errors import SensitivityError
-from ...converters.journal import lock
 from ...converters.sensitivity import Probes, added_probes, beside, keep_beside, merged_influence
+from ...converters.writing.journal import lock
 from .errors import RequestError, ServerError
 
 FORMAT = "nvfp4-studio-calibrate"

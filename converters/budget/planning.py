@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass, replace
 
 from ...calibration import Calibration
-from ..context import Context
-from ..decide import context_of, make_plan
 from ..errors import PlanError, SensitivityError
 from ..families import Family
 from ..options import Options
 from ..pins import MAX_REASON, Pin
 from ..plan import Plan
+from ..planning.context import Context
+from ..planning.decide import context_of, make_plan
 from ..recipe import Recipe, with_pins
 from ..recipe_file import RECIPE_FOLDER
 from ..sensitivity import KEEP, Sensitivity, decibels

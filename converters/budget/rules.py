@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..context import Context
 from ..formats import POLICIES
 from ..layers import SourceLayer
-from ..obstacles import obstacle
+from ..planning.context import Context
+from ..planning.obstacles import obstacle
 from .menu import Permitted
 
 

@@ -13,9 +13,6 @@ import torch
 
 from ...calibration import Calibration
 from ...calibration.kinds import kinds
-from ..activations import check_calibration
-from ..decide import context_of
-from ..decided import stored_bytes
 from ..errors import Cancelled, SensitivityError
 from ..journal import open_private
 from ..kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, load_table
@@ -23,6 +20,9 @@ from ..layers import SourceLayer
 from ..memory import memory_for
 from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
+from ..planning.activations import check_calibration
+from ..planning.decide import context_of
+from ..planning.decided import stored_bytes
 from ..source import Source
 from ..target import lock_soon
 from .choices import choices_of

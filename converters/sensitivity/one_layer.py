@@ -9,16 +9,16 @@ import torch
 
 from ...calibration import Calibration, LayerStatistics
 from ...calibration.kinds import NUMBER
-from ..context import Context
-from ..decided import stored_bytes
 from ..encode import encode, weight_in
 from ..formats import FORMATS, Weight, nvfp4
 from ..kernels import KernelTable, kernel_of, layer_seconds
-from ..layer_rules import decide_layer
 from ..layers import SourceLayer
-from ..obstacles import already, many_scales, obstacle
 from ..pins import Pin
 from ..plan import LayerDecision
+from ..planning.context import Context
+from ..planning.decided import stored_bytes
+from ..planning.layer_rules import decide_layer
+from ..planning.obstacles import already, many_scales, obstacle
 from ..rounding import AUTO, pre_quant, rounding_for
 from ..stored import Encoded
 from .outputs import Computed, output_error, outputs

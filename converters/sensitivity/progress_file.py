@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from ..errors import SensitivityError
-from ..journal import close_in_spite, open_private
-from ..target import lock_soon
+from ..writing.journal import close_in_spite, open_private
+from ..writing.target import lock_soon
 from .document import MAX_BYTES
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..budget import parse_budget, permitted, published_recipes
-from ..context import Context
 from ..errors import PlanError
 from ..formats import POLICIES, nvfp4
-from ..layer_rules import decide_layer
 from ..pins import Pin
+from ..planning.context import Context
+from ..planning.layer_rules import decide_layer
 from ..recipe import Recipe, with_pins
 from ..recipe_file import load_recipe
 from ..rounding import AUTO, check_rounding

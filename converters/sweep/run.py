@@ -10,10 +10,10 @@ import torch
 
 from ...calibration import Calibration
 from ..budget import parse_budget, plan_budget
-from ..decide import context_of, make_plan
 from ..errors import PlanError
 from ..options import Options
 from ..pipeline import Progress, never, no_progress
+from ..planning.decide import context_of, make_plan
 from ..sensitivity import KEEP, Choice, Outcome, Sensitivity, outcomes_of_plan
 from ..source import Source
 from .configurations import Asked, Configuration, configurations

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from ...calibration import Calibration
-from ..context import Context
-from ..decide import context_of
 from ..encode import weight_in
 from ..errors import Cancelled
 from ..layers import SourceLayer
 from ..memory import memory_for
 from ..options import Options
 from ..pipeline import Progress, default_workers, never, no_progress, one_thread, ordered
+from ..planning.context import Context
+from ..planning.decide import context_of
 from ..sensitivity import Choice, Outcome, Sensitivity
 from ..sensitivity.document import Reader
 from ..sensitivity.identity import calibration_fingerprint, digest_of

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...converters import Options, Source
-from ...converters.decide import context_of
 from ...converters.formats import POLICIES
-from ...converters.obstacles import obstacle
+from ...converters.planning.decide import context_of
+from ...converters.planning.obstacles import obstacle
 from .cache import FileCache
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...converters import Source, open_source
-from ...converters.tensors import Index
+from ...converters.containers.tensors import Index
 from .. import checkpoints
 from .cache import FileCache
 from .told import by_id

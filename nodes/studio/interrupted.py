@@ -13,7 +13,7 @@ from typing import Any
 
 from ...calibration.errors import StudioError
 from ...calibration.files import write_atomically
-from ...converters.leftovers import discard, leftover, leftovers
+from ...converters.writing.leftovers import discard, leftover, leftovers
 from .. import checkpoints, names
 from ..guard import Refused
 from .fields import name_in

@@ -10,8 +10,8 @@ from typing import Any
 
 from ...calibration.errors import StudioError
 from ...converters import SourceError, report_stem
-from ...converters.header import read_header
-from ...converters.passthrough import PROVENANCE_KEY
+from ...converters.containers.header import read_header
+from ...converters.planning.passthrough import PROVENANCE_KEY
 from ...converters.plots import block_map
 from .. import checkpoints, earlier, host, names
 from ..errors import HostError

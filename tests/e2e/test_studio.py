@@ -21,7 +21,7 @@ from PIL import Image
 from nvfp4_studio.calibration import BINS, Calibration, LayerStatistics, save
 from nvfp4_studio.calibration.coverage import SCHEDULE_BINS
 from nvfp4_studio.calibration.histogram import bin_index
-from nvfp4_studio.converters.layout import TensorSpec, lay_out
+from nvfp4_studio.converters.containers.layout import TensorSpec, lay_out
 from nvfp4_studio.nodes.studio.speed import OF_TEXT, ONCE, ROWS, TEXT_ROWS
 
 SOURCE = "studio"

@@ -18,9 +18,9 @@ from nvfp4_studio.converters.budget import Budget, choose, parse_budget, permitt
 from nvfp4_studio.converters.budget.curve import curve
 from nvfp4_studio.converters.budget.menu import menu, shared_name
 from nvfp4_studio.converters.budget.page import to_json, to_markdown
-from nvfp4_studio.converters.decide import context_of
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.families import detect_family
+from nvfp4_studio.converters.planning.decide import context_of
 from nvfp4_studio.converters.plots.budget import budget_plot
 from nvfp4_studio.converters.recipe import Blocks
 from nvfp4_studio.converters.recipe_file import parse_recipe

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nvfp4_studio.converters.errors import ConversionError
-from nvfp4_studio.converters.journal import Journal, lock
-from nvfp4_studio.converters.leftovers import Leftover, discard, leftover, leftovers
-from nvfp4_studio.converters.target import search_name, temporary_names
+from nvfp4_studio.converters.writing.journal import Journal, lock
+from nvfp4_studio.converters.writing.leftovers import Leftover, discard, leftover, leftovers
+from nvfp4_studio.converters.writing.target import search_name, temporary_names
 
 
 def left(folder: Path, name: str = "model", size: int = 1000) -> Path:

@@ -13,11 +13,12 @@ from comfy_kitchen.tensor import TensorCoreNVFP4Layout
 from safetensors.torch import load_file, save_file
 
 from nvfp4_studio.calibration import Calibration, Collector, LayerStatistics
-from nvfp4_studio.converters import Options, PlanError, Report, convert, syncing, verify
+from nvfp4_studio.converters import Options, PlanError, Report, convert, verify
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
 from nvfp4_studio.converters.held_out import HeldOut, gain_of, outputs, search_pre_quant
 from nvfp4_studio.converters.recipe_file import parse_recipe
 from nvfp4_studio.converters.rounding import METHODS, pre_quant
+from nvfp4_studio.converters.writing import syncing
 
 ROWS, COLUMNS = 96, 272
 NAME = "blocks.0.linear"

@@ -20,19 +20,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import ConversionError, Options, convert, syncing, verify, writer
-from nvfp4_studio.converters import target as target_module
-from nvfp4_studio.converters.decide import make_plan
-from nvfp4_studio.converters.journal import Journal
+from nvfp4_studio.converters import ConversionError, Options, convert, verify, writer
+from nvfp4_studio.converters.planning.decide import make_plan
 from nvfp4_studio.converters.source import open_source
-from nvfp4_studio.converters.written import Written
+from nvfp4_studio.converters.writing import syncing
+from nvfp4_studio.converters.writing import target as target_module
+from nvfp4_studio.converters.writing.journal import Journal
+from nvfp4_studio.converters.writing.written import Written
 
 Checkpoint = Callable[..., Path]
 KILLS = int(os.environ.get("NVFP4_STUDIO_KILLS", "6"))
 
 CHILD = """
 import sys
-from nvfp4_studio.converters import Options, convert, syncing
+from nvfp4_studio.converters import Options, convert
+from nvfp4_studio.converters.writing import syncing
 syncing.SYNC_BYTES = 1 << 20
 print("ready", flush=True)
 convert(sys.argv[1], sys.argv[2], Options(recipe="weight-only"), progress=lambda done, total, label: print(label, flush=True))

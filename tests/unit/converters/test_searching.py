@@ -26,13 +26,13 @@ from nvfp4_studio.converters import (
     searching,
     with_pins,
 )
-from nvfp4_studio.converters import target as target_module
 from nvfp4_studio.converters.formats import Weight
 from nvfp4_studio.converters.held_out import search_pre_quant
-from nvfp4_studio.converters.leftovers import discard
 from nvfp4_studio.converters.rounding import METHODS
-from nvfp4_studio.converters.target import search_name
 from nvfp4_studio.converters.writer import Writer
+from nvfp4_studio.converters.writing import target as target_module
+from nvfp4_studio.converters.writing.leftovers import discard
+from nvfp4_studio.converters.writing.target import search_name
 
 ROWS, COLUMNS = 48, 144
 SPREADS = {"blocks.0.outliers": 1.4, "blocks.1.outliers": 1.0, "blocks.2.outliers": 0.0}

@@ -15,13 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.converters import Options, buffers, convert, execute, syncing
-from nvfp4_studio.converters import target as target_module
+from nvfp4_studio.converters import Options, buffers, convert, execute
 from nvfp4_studio.converters import writer as writer_module
+from nvfp4_studio.converters.containers.layout import TensorSpec, lay_out
 from nvfp4_studio.converters.errors import ConversionError, SourceError, VerificationError
-from nvfp4_studio.converters.layout import TensorSpec, lay_out
-from nvfp4_studio.converters.target import temporary_names
 from nvfp4_studio.converters.writer import Writer
+from nvfp4_studio.converters.writing import syncing
+from nvfp4_studio.converters.writing import target as target_module
+from nvfp4_studio.converters.writing.target import temporary_names
 
 SPECS = [
     TensorSpec("a", torch.uint8, (3, 5)),
@@ -183,7 +184,8 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path: Path) -> 
 FULL_DISK = """
 import sys, torch
 from pathlib import Path
-from nvfp4_studio.converters import target, writer
+from nvfp4_studio.converters import writer
+from nvfp4_studio.converters.writing import target
 target.SPACE_RESERVE = -10**9  # the check beforehand must not be what stops it
 spec = writer.TensorSpec("a", torch.uint8, (8 << 20,))
 try:
@@ -230,7 +232,7 @@ FULL_JOURNAL = """
 import resource, signal, sys
 from pathlib import Path
 from nvfp4_studio.converters.errors import SensitivityError
-from nvfp4_studio.converters.journal import Journal
+from nvfp4_studio.converters.writing.journal import Journal
 from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])

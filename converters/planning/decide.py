@@ -5,23 +5,23 @@ Reads headers and tags, and with a calibration four rows of each calibrated laye
 
 from __future__ import annotations
 
-from ..calibration import POLICIES as INPUT_SCALE_POLICIES
-from ..calibration import Calibration
+from ...calibration import POLICIES as INPUT_SCALE_POLICIES
+from ...calibration import Calibration
+from ..encoders import find_encoders
+from ..errors import PlanError
+from ..families import component, detect_family
+from ..layers import recognise
+from ..options import LAYOUTS, Options
+from ..plan import Plan, notes_of
+from ..recipe import Blocks, Recipe
+from ..recipe_file import content_of, load_recipe
+from ..rounding import OFF, PRE_QUANT_CHOICES, check_rounding
+from ..source import Source
 from .activations import check_calibration
 from .context import Context
-from .encoders import find_encoders
-from .errors import PlanError
-from .families import component, detect_family
 from .layer_rules import check_block_scales, decide_layer
-from .layers import recognise
 from .obstacles import check_pins
-from .options import LAYOUTS, Options
 from .passthrough import constants_of, copies_of, metadata_of, repairs_of
-from .plan import Plan, notes_of
-from .recipe import Blocks, Recipe
-from .recipe_file import content_of, load_recipe
-from .rounding import OFF, PRE_QUANT_CHOICES, check_rounding
-from .source import Source
 
 
 def make_plan(

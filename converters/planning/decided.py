@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
-from ..calibration import ActivationRange, input_scale
+from ...calibration import ActivationRange, input_scale
+from ..containers.layout import TensorSpec
+from ..errors import PlanError
+from ..formats import nvfp4, tags
+from ..layers import NEEDED, SourceLayer
+from ..plan import LayerDecision, spec
 from .context import Context
-from .errors import PlanError
-from .formats import nvfp4, tags
-from .layers import NEEDED, SourceLayer
-from .layout import TensorSpec
-from .plan import LayerDecision, spec
 
 
 def carried(context: Context, layer: SourceLayer, module: str, reason: str) -> LayerDecision:

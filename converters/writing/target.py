@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from ..calibration.files import patiently
-from .errors import ConversionError
+from ...calibration.files import patiently
+from ..errors import ConversionError
 from .journal import Journal, lock, open_private
 
 LOOKS, LOOK_SECONDS = 10, 0.02

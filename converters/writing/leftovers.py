@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import ConversionError
+from ..errors import ConversionError
 from .journal import MAX_JOURNAL_BYTES, are_pieces, lock
 from .target import search_name, temporary_names
 

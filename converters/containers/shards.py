@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import SourceError
+from ..errors import SourceError
 from .header import read_header, unique
 from .pickled import SUFFIXES as PYTORCH_SUFFIXES
 from .pickled import read_pytorch

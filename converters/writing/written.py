@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import ConversionError, VerificationError
+from ..containers.layout import TensorSpec
+from ..errors import ConversionError, VerificationError
 from .journal import Pieces
-from .layout import TensorSpec
 from .positioned import PositionedFile
 
 

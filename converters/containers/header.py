@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import SourceError
+from ..errors import SourceError
 from .tensors import DTYPES, Index, TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .errors import SourceError
+from ..errors import SourceError
 from .tensors import CODES, Index, TensorInfo
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")

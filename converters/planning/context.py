@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..calibration import Calibration, LayerStatistics
-from .encoders import Encoder
-from .families import Family, component, encoder_prefix
-from .layers import Recognised, SourceLayer, todays_name
-from .layout import TensorSpec
-from .options import Options
-from .pins import Pin
-from .recipe import Blocks, Recipe
-from .source import Source
+from ...calibration import Calibration, LayerStatistics
+from ..containers.layout import TensorSpec
+from ..encoders import Encoder
+from ..families import Family, component, encoder_prefix
+from ..layers import Recognised, SourceLayer, todays_name
+from ..options import Options
+from ..pins import Pin
+from ..recipe import Blocks, Recipe
+from ..source import Source
 
 
 @dataclass(frozen=True)

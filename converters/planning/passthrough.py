@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 import torch
 
-from .. import __version__
+from ... import __version__
+from ..containers.layout import TensorSpec
+from ..formats import tags
+from ..layers import Carried
+from ..plan import Constant, Copy, LayerDecision, Plan
+from ..rounding import OFF
+from ..tags import METADATA_KEY, resolved
 from .context import Context
-from .formats import tags
-from .layers import Carried
-from .layout import TensorSpec
-from .plan import Constant, Copy, LayerDecision, Plan
-from .rounding import OFF
-from .tags import METADATA_KEY, resolved
 
 PROVENANCE_KEY = "nvfp4_studio"
 STALE_METADATA = (METADATA_KEY, PROVENANCE_KEY, "modelspec.hash_sha256")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from ..errors import PlanError
+from ..formats import POLICIES
+from ..layers import SourceLayer
+from ..tags import FP8_FORMATS
 from .context import Context
-from .errors import PlanError
-from .formats import POLICIES
-from .layers import SourceLayer
-from .tags import FP8_FORMATS
 
 _GUARDED = "ComfyUI reads the model's size from this shape"
 NOT_LINEAR = "not a linear layer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..calibration import (
+from ...calibration import (
     ActivationRange,
     activation_range,
     mismatches,
@@ -12,12 +12,12 @@ from ..calibration import (
     sample_rows,
     samples_from_rows,
 )
+from ..errors import PlanError
+from ..layers import SourceLayer
+from ..rounding.pre_quant import pre_quant_scale, transformed
+from ..source import Source
+from ..stored import decoder
 from .context import Context
-from .errors import PlanError
-from .layers import SourceLayer
-from .rounding.pre_quant import pre_quant_scale, transformed
-from .source import Source
-from .stored import decoder
 
 
 def check_calibration(context: Context) -> list[str]:

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import torch
 
-from ..calibration import LayerStatistics
+from ...calibration import LayerStatistics
+from ..containers.layout import TensorSpec
+from ..errors import PlanError, SourceError
+from ..formats import POLICIES, InputScale, nvfp4, tags
+from ..formats.weight import one_a_row
+from ..layers import BLOCK_SCALES, SourceLayer
+from ..pins import PINNED, Pin
+from ..plan import LayerDecision, spec
+from ..rounding import pre_quant, rounding_for
 from .activations import activation
 from .context import Context
 from .decided import carried, decided, untouched
-from .errors import PlanError, SourceError
-from .formats import POLICIES, InputScale, nvfp4, tags
-from .formats.weight import one_a_row
-from .layers import BLOCK_SCALES, SourceLayer
-from .layout import TensorSpec
 from .obstacles import NOT_LINEAR, already, fulfils, obstacle
-from .pins import PINNED, Pin
-from .plan import LayerDecision, spec
-from .rounding import pre_quant, rounding_for
 
 
 def decide_layer(context: Context, layer: SourceLayer) -> LayerDecision:

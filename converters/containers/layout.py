@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import ConversionError
+from ..errors import ConversionError
 from .tensors import CODES
 
 
