@@ -14,7 +14,6 @@ import torch
 from ...calibration import Calibration
 from ...calibration.kinds import kinds
 from ..errors import Cancelled, SensitivityError
-from ..journal import open_private
 from ..kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, load_table
 from ..layers import SourceLayer
 from ..memory import memory_for
@@ -24,7 +23,8 @@ from ..planning.activations import check_calibration
 from ..planning.decide import context_of
 from ..planning.decided import stored_bytes
 from ..source import Source
-from ..target import lock_soon
+from ..writing.journal import open_private
+from ..writing.target import lock_soon
 from .choices import choices_of
 from .document import Reader, layer_from_json, save
 from .identity import calibration_fingerprint, digest_of, source_fingerprint
