@@ -8,6 +8,7 @@ import torch
 
 from .channels import ChannelStatistics
 from .curvature import Curvature, curvature_of
+from .exact import LIMIT
 from .observers import Observation, Products
 from .reservoir import Candidates, Reservoir
 
@@ -24,8 +25,10 @@ class ChannelSums:
         assert seen.channel_amax is not None
         self.features = seen.features
         self.rows = torch.zeros((), dtype=torch.int64, device=device)
-        self.channel_amax = torch.zeros(seen.features, device=device)
-        self.square_sums = torch.zeros(seen.features, device=device) if seen.products is None else None
+        self.channel_amax = torch.zeros(seen.features, dtype=torch.float32, device=device)
+        self.square_sums = (
+            torch.zeros(seen.features, dtype=torch.float32, device=device) if seen.products is None else None
+        )
         self.products = (
             Products(torch.zeros_like(seen.products.whole), torch.zeros_like(seen.products.tail))
             if seen.products
@@ -55,13 +58,14 @@ class ChannelSums:
             kept_sums.add_(torch.where(usable, more, 0.0))
 
     def finish(self) -> tuple[ChannelStatistics | None, Curvature | None, Reservoir | None]:
-        """What was summed, on the host; nothing where no call was usable."""
+        """What was summed, on the host; nothing where no call was usable, or all together leave the range that can be kept."""
         rows = int(self.rows)
-        if rows == 0:
+        squares = self.square_sums if self.products is None else self.products.diagonal()
+        assert squares is not None
+        if rows == 0 or not bool((squares < LIMIT).all()):
             return None, None, None
+        channels = ChannelStatistics.of(rows, self.channel_amax, squares)
         if self.products is None:
-            assert self.square_sums is not None
-            return ChannelStatistics.of(rows, self.channel_amax, self.square_sums), None, None
-        channels = ChannelStatistics.of(rows, self.channel_amax, self.products.diagonal())
+            return channels, None, None
         curvature = curvature_of(rows, self.features, self.products.whole, self.products.tail)
         return channels, curvature, Reservoir.of(self.candidates) if self.candidates else None

@@ -146,7 +146,7 @@ class Collector:
         return fold_of(measured)
 
     def _described(self, name: str, layer: LayerStatistics, fold: int) -> LayerStatistics:
-        fold_amax = torch.zeros(FOLDS)
+        fold_amax = torch.zeros(FOLDS, dtype=torch.float32)
         fold_amax[fold] = layer.amax
         return replace(layer, fold_amax=fold_amax, weight_samples=self._samples.get(name, UNKNOWN))
 

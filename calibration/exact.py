@@ -16,12 +16,14 @@ LOW_BITS = 50
 GRID = 2.0**-40
 HIGH = 2.0**10
 MAX_HIGH = 1 << 62
+LIMIT = HIGH * 2.0**61
+"""What one sampling may sum up to; two of them may still be added."""
 
 
 def to_limbs(values: torch.Tensor) -> torch.Tensor:
     """float64 [...] of any sign to int64 [..., 2] (high, low). Raises CalibrationError from 2**71 on."""
     values = values.to(torch.float64)
-    if not bool((values.abs() < HIGH * 2.0**61).all()):
+    if not bool((values.abs() < LIMIT).all()):
         raise CalibrationError(
             "The inputs of a layer are too large to sum their squares; calibrate with detail scales."
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -132,7 +133,7 @@ def _add_channels(rows: torch.Tensor, into: Observation, detail: str) -> torch.T
 
     They are the roots of the largest squares, which for 2**-63 < x < 2**64 are exactly x.
     """
-    largest = torch.zeros(into.chunks, into.features, device=rows.device)
+    largest = torch.zeros(into.chunks, into.features, dtype=torch.float32, device=rows.device)
     for number, span in enumerate(rows.chunk(into.chunks)):
         for part in _pieces(span):
             values = part.to(torch.float32)
@@ -169,9 +170,16 @@ def _products(values: torch.Tensor, sums: Products | None) -> Products:
     whole = values.shape[1] // BLOCK * BLOCK
     blocks = values[:, :whole].view(len(values), -1, BLOCK).permute(1, 2, 0) if whole else values.new_zeros(0, BLOCK, 1)
     tail = values[:, whole:]
-    if sums is None:
-        return Products(torch.bmm(blocks, blocks.transpose(1, 2)), tail.T @ tail)
-    sums.whole.baddbmm_(blocks, blocks.transpose(1, 2))
-    if tail.numel():
-        sums.tail.addmm_(tail.T, tail)
+    with _without_autocast(values.device.type):
+        if sums is None:
+            return Products(torch.bmm(blocks, blocks.transpose(1, 2)), tail.T @ tail)
+        sums.whole.baddbmm_(blocks, blocks.transpose(1, 2))
+        if tail.numel():
+            sums.tail.addmm_(tail.T, tail)
     return sums
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """In which products of float32 stay float32, whatever the sampler has switched on."""
+    switched_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if switched_on else nullcontext()

@@ -56,7 +56,7 @@ class LayerStatistics:
     block_amax: torch.Tensor
     element_magnitude: torch.Tensor
     schedule_amax: torch.Tensor
-    fold_amax: torch.Tensor = field(default_factory=lambda: torch.zeros(FOLDS))
+    fold_amax: torch.Tensor = field(default_factory=lambda: torch.zeros(FOLDS, dtype=torch.float32))
     weight_samples: torch.Tensor = UNKNOWN
     channels: ChannelStatistics | None = None
     curvature: Curvature | None = None

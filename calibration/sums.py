@@ -72,7 +72,7 @@ class DeviceSums:
         self._gathered = 0
         with torch.inference_mode(False):
             self._counts = [torch.zeros(0, RAW_BINS, dtype=torch.int64, device=device) for _ in range(3)]
-            self._schedule = torch.zeros(0, SCHEDULE_BINS, device=device)
+            self._schedule = torch.zeros(0, SCHEDULE_BINS, dtype=torch.float32, device=device)
             self._nonfinite = torch.zeros(0, dtype=torch.int64, device=device)
 
     def add(self, seen: Observation, moment: Moment) -> None:
@@ -163,7 +163,7 @@ class DeviceSums:
             self._nonfinite.index_add_(0, groups, (~finite).sum(1))
             spans = torch.where(finite, amax, _NO_VALUE).view(len(calls), chunks, -1).amax(2)
         else:
-            spans = torch.tensor([call.seen.spans for call in calls])
+            spans = torch.tensor([call.seen.spans for call in calls], dtype=torch.float32)
         raw = (spans.amax(1).view(torch.int32) >> 20) & (RAW_BINS - 1)
         self._counts[_CALL].view(-1).index_add_(0, groups * RAW_BINS + raw, torch.ones_like(groups))
         bins = torch.stack([call.moment.bins for call in calls])

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from nvfp4_studio.calibration import Calibration, CalibrationError, Collector, collector, linear_layers, observe
+from nvfp4_studio.calibration import (
+    Calibration,
+    CalibrationError,
+    Collector,
+    collector,
+    linear_layers,
+    observe,
+)
 from nvfp4_studio.calibration.fingerprint import UNKNOWN
 
 QKV = ("to_q", "to_k", "to_v")
