@@ -134,7 +134,9 @@ def noise_level(model_sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
     """
     now = model_sampling.timestep(sigmas.flatten()[:1].float())
     ends = torch.stack([torch.as_tensor(model_sampling.sigma_min), torch.as_tensor(model_sampling.sigma_max)])
-    low, high = model_sampling.timestep(ends.to(now.device).float()).to(now.dtype).unbind()
+    # They may still be on the host, with the model half loaded; a CPU would read what has not come yet.
+    ends = ends.to(now.device, non_blocking=now.device.type != "cpu")
+    low, high = model_sampling.timestep(ends.float()).to(now.dtype).unbind()
     low = low.clamp(max=0)
     return ((now - low) / (high - low)).clamp(0, 1)
 
