@@ -28,7 +28,7 @@ from ..converters.sensitivity import keep_beside
 from . import host
 from .probing import Probing
 from .session import KEY, Session
-from .texts import after_sampling, during_sampling
+from .texts import NAMED_LAYERS, after_sampling, during_sampling
 from .weights import adaptation, original_samples
 
 
@@ -144,7 +144,7 @@ class CalibrationPatch:
 def check_same_model(
     calibration: Calibration, root: torch.nn.Module, path: Path, samples: dict[str, torch.Tensor]
 ) -> None:
-    """Refuse to add a model's statistics to those of another one; names the first difference.
+    """Refuse to add a model's statistics to those of another one; names the first differences.
 
     ``samples`` are the model's fingerprint: another checkpoint of the same shapes is another model.
     """
@@ -159,8 +159,8 @@ def check_same_model(
     ]
     if differences:
         raise CalibrationError(
-            f"The calibration {path.stem!r} is of another model: {differences[0]} ({len(differences)} differences in "
-            "all). Give this model a calibration name of its own, or choose restart."
+            f"The calibration {path.stem!r} is of another model: {'; '.join(differences[:NAMED_LAYERS])} ({len(differences)} "
+            "differences in all). Give this model a calibration name of its own, or choose restart."
         )
 
 

@@ -100,7 +100,8 @@ def test_another_model_is_refused_with_its_difference(classic_server: Any) -> No
     prompt["2"]["inputs"]["model"] = ["1b", 0]
     entry = classic_server.run(prompt)
     failure = next(data for kind, data in entry["status"]["messages"] if kind == "execution_error")
-    assert "is of another model: " in failure["exception_message"]
+    named = failure["exception_message"].partition("is of another model: ")[2].partition(" differences in all")[0]
+    assert len(named.split("; ")) == 3, failure["exception_message"]
 
 
 def test_a_killed_server_loses_the_running_sampling_only(start_server: Any) -> None:
