@@ -68,11 +68,13 @@ class Observation:
 
 
 def observe(values: torch.Tensor, *, passes: int = 1, turn: int = 0, detail: str = SCALES) -> Observation | None:
-    """Measure an input [..., K] of any float dtype, or None when it has no elements or no channels.
+    """Measure an input [..., K] of any float dtype, or None when it has no elements, no channels, or is sparse or nested.
 
     passes: how many passes the batch, its first dimension, is made of; when it does not divide, the whole
     call counts for all of them. turn: number of the evaluation, which moves the sampled rows.
     """
+    if values.layout is not torch.strided or values.is_nested:
+        return None
     size, shape = values.numel(), values.shape
     if not size or not shape or not values.is_floating_point():
         return None

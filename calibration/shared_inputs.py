@@ -36,8 +36,9 @@ class SharedInputs:
     Inputs are held weakly: remembering one neither keeps its memory nor mistakes a new tensor at the same
     address for it. A tensor's version counter tells whether it was written to in between. Tensors made in
     inference mode have none, so there a match also needs layers of the same parent module ("attn.to_q",
-    "attn.to_k"), each called once: between those nothing writes to the input they share, while a residual
-    stream that is updated in place may well reach layers of different blocks as the same object.
+    "attn.to_k"), each called once: between those nothing is known to write to the input they share, while
+    a residual stream that is updated in place may well reach layers of different blocks as the same object. A
+    module that did would be measured before it wrote.
 
     together: how many observations are handed on at a time. Between two layers the model has driven our code
     out of the processor's caches, where summing sixty-four calls in a row finds it again.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nvfp4_studio.calibration import DETAILS, Collector
+from nvfp4_studio.calibration import DETAILS, Collector, collector
 
 
 class Blocks(nn.Module):
@@ -105,3 +105,17 @@ def test_another_default_dtype_does_not_matter() -> None:
         finally:
             torch.set_default_dtype(torch.float32)
     assert found[0].same_as(found[1])
+
+
+@pytest.mark.parametrize("kind", ["sparse", "nested"])
+def test_inputs_that_cannot_be_measured_do_not_stop_the_model(kind: str) -> None:
+    class Summed(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.ones(2, 16))
+
+    model = nn.Sequential(Summed(16, 8))
+    x = torch.eye(16).to_sparse() if kind == "sparse" else torch.nested.nested_tensor([torch.ones(2, 16)])
+    made = Collector(model)
+    with torch.inference_mode(), made.observing(0.5):
+        model(x)
+    assert made.finish().unobserved == {"0": collector.UNMEASURABLE}
