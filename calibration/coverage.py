@@ -30,7 +30,7 @@ class Coverage:
 
     def missing_ranges(self) -> str:
         """The unseen parts in words, as ranges of the noise level: "0.00-0.12, 0.50-0.56"; "" when none."""
-        return ", ".join(f"{low / self.bins:.2f}-{high / self.bins:.2f}" for low, high in _ranges(self.missing_bins))
+        return _named(_ranges(self.missing_bins), self.bins)
 
 
 def coverage(observed: int, total: int, samplings: int, schedule: torch.Tensor) -> Coverage:
@@ -38,7 +38,7 @@ def coverage(observed: int, total: int, samplings: int, schedule: torch.Tensor) 
     bins = schedule.shape[-1]
     seen = schedule.sum(0) > 0
     missing = tuple(index for index in range(bins) if not seen[index])
-    advice = [_schedule_advice(low, high, bins) for low, high in _ranges(missing)] if samplings else []
+    advice = _schedule_advice(_ranges(missing), bins) if samplings else []
     if 0 < samplings < FEW_SAMPLINGS:
         times = "a single sampling" if samplings == 1 else f"{samplings} samplings"
         advice.append(f"Only {times}: vary prompt, seed and size.")
@@ -49,17 +49,40 @@ def coverage(observed: int, total: int, samplings: int, schedule: torch.Tensor) 
     return Coverage(observed, total, 1.0 - len(missing) / bins, missing, bins, tuple(advice))
 
 
-def _schedule_advice(low: int, high: int, bins: int) -> str:
-    span = f"nothing seen at noise levels {low / bins:.2f}-{high / bins:.2f}"
-    if high - low == 1 and low > 0 and high < bins:
-        return f"Use more or other numbers of steps: {span}."
-    if low == 0 and high == bins:
-        return f"Sample with this model: {span}."
-    if low == 0:
-        return f"Add low-noise steps: {span} (let the sampler run to its last step)."
-    if high == bins:
-        return f"Add high-noise steps: {span} (start from an empty latent at denoise 1)."
-    return f"Use more steps: {span}."
+def _schedule_advice(gaps: list[tuple[int, int]], bins: int) -> list[str]:
+    """What to do about ranges of bins without an evaluation: a sentence for each end of the schedule, one for the rest.
+
+    A sampler of few steps that runs to its last one leaves the lowest levels out too: its last evaluation is one step
+    above zero, and schedules of shifted flow models take larger steps there than anywhere else.
+    """
+    if gaps == [(0, bins)]:
+        return [f"Sample with this model: {_unseen(gaps, bins)}."]
+    low = [gap for gap in gaps if gap[0] == 0]
+    high = [gap for gap in gaps if gap[1] == bins]
+    inner = [gap for gap in gaps if gap not in low + high]
+    widest = max((last - first for first, last in inner), default=0)
+    few = bool(low) and low[0][1] <= min(bins // 2, 2 * (widest + 1))
+    advice = (
+        [f"Add low-noise steps: {_unseen(low, bins)} (let the sampler run to its last step)."]
+        if low and not few
+        else []
+    )
+    if few:
+        unseen = _unseen(low + inner, bins)
+        advice.append(f"Use more or other numbers of steps, unless you always sample with so few: {unseen}.")
+    elif inner:
+        advice.append(f"Use more or other numbers of steps: {_unseen(inner, bins)}.")
+    if high:
+        advice.append(f"Add high-noise steps: {_unseen(high, bins)} (start from an empty latent at denoise 1).")
+    return advice
+
+
+def _unseen(gaps: list[tuple[int, int]], bins: int) -> str:
+    return f"nothing seen at noise levels {_named(gaps, bins)}"
+
+
+def _named(ranges: list[tuple[int, int]], bins: int) -> str:
+    return ", ".join(f"{low / bins:.2f}-{high / bins:.2f}" for low, high in ranges)
 
 
 def _ranges(missing: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from nvfp4_studio.calibration import Calibration, LayerStatistics
 from nvfp4_studio.calibration.convergence import FOLDS, fold_of, largest_change
 from nvfp4_studio.calibration.coverage import coverage
 from nvfp4_studio.calibration.statistics import empty_histogram
+from nvfp4_studio.demo.sampling import schedule
 
 FULL = torch.full((FOLDS,), 2)
 
@@ -78,6 +79,22 @@ def test_gaps_of_the_schedule_come_with_advice() -> None:
     assert recommended(everything[:8])[0].startswith("Add high-noise steps: nothing seen at noise levels 0.50-1.00")
     assert recommended([*range(5), *range(6, 16)]) == (
         "Use more or other numbers of steps: nothing seen at noise levels 0.31-0.38.",
+    )
+    assert recommended([])[0] == "Sample with this model: nothing seen at noise levels 0.00-1.00."
+    assert recommended([0, *range(4, 8), *range(9, 12)]) == (
+        "Use more or other numbers of steps: nothing seen at noise levels 0.06-0.25, 0.50-0.56.",
+        "Add high-noise steps: nothing seen at noise levels 0.75-1.00 (start from an empty latent at denoise 1).",
+    )
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(4, 1.0), (4, 3.0), (6, 3.0), (8, 1.0), (8, 3.0), (12, 3.0)])
+def test_few_steps_to_the_last_are_not_taken_for_an_early_stop(steps: int, shift: float) -> None:
+    whole = [min(15, int(float(level) * 16)) for level in schedule(steps, shift)[:-1]]
+    advice = recommended(whole)
+    assert len(advice) == 1 and advice[0].startswith("Use more or other numbers of steps, unless you always sample")
+    stopped = recommended([*range(8, 16)])
+    assert stopped == (
+        "Add low-noise steps: nothing seen at noise levels 0.00-0.50 (let the sampler run to its last step).",
     )
 
 

@@ -552,7 +552,7 @@ const SAID = {
   "full_precision_matrix_mult set: ComfyUI would clamp activations at ±448 or cannot multiply E5M2: 3 layers, first a.b":
     "full_precision_matrix_mult gesetzt: ComfyUI würde Aktivierungen bei ±448 abschneiden oder kann E5M2 nicht multiplizieren: Schichten: 3, die erste a.b",
   "Add low-noise steps: nothing seen at noise levels 0.00-0.25 (let the sampler run to its last step).":
-    "Es fehlen Schritte mit wenig Rauschen: auf den Rauschstufen 0.00–0.25 wurde nichts gesehen (lass den Sampler bis zum letzten Schritt laufen).",
+    "Es fehlen Schritte mit wenig Rauschen: auf den Rauschstufen 0.00-0.25 wurde nichts gesehen (lass den Sampler bis zum letzten Schritt laufen).",
   "a.b: never seen while calibrating, so its activations stay dynamic (NVFP4) or in full precision (FP8)":
     "a.b: beim Kalibrieren nie gesehen, daher bleiben die Aktivierungen dynamisch (NVFP4) oder in voller Genauigkeit (FP8)",
   "Collecting: step 3 of this sampling; so far 1 image": "Sammelt: Schritt 3 dieses Samplings; bisher 1 image",
