@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .matching import mismatches, other_weights_than
     from .observers import Observation, observe
     from .page import Section, markdown
+    from .prompts import Prompts, conditioning_digest
     from .report import CalibrationReport, calibration_report
     from .report_text import comparison_sections, report_sections
     from .scales import DEFAULT_POLICY, POLICIES, ActivationRange, activation_range, input_scale
@@ -50,6 +51,7 @@ __all__ = [
     "Observation",
     "PASSES",
     "POLICIES",
+    "Prompts",
     "SCHEDULE_BINS",
     "Section",
     "StudioError",
@@ -59,6 +61,7 @@ __all__ = [
     "calibration_report",
     "compare",
     "comparison_sections",
+    "conditioning_digest",
     "details_cost",
     "export_json",
     "fraction_above",
@@ -105,6 +108,7 @@ exports(
         "matching": ("mismatches", "other_weights_than"),
         "observers": ("Observation", "observe"),
         "page": ("Section", "markdown"),
+        "prompts": ("Prompts", "conditioning_digest"),
         "report": ("CalibrationReport", "calibration_report"),
         "report_text": ("comparison_sections", "report_sections"),
         "scales": ("ActivationRange", "DEFAULT_POLICY", "POLICIES", "activation_range", "input_scale"),

@@ -18,6 +18,7 @@ from .errors import CalibrationError
 from .evaluation import Evaluation
 from .fingerprint import UNKNOWN, weight_samples
 from .observers import Observation, observe
+from .prompts import prompt_of
 from .selection import features, linear_layers
 from .statistics import PASSES, Calibration, LayerStatistics
 from .sums import DeviceSums
@@ -105,10 +106,11 @@ class Collector:
             with self._lock:
                 self._threads.discard(thread)
 
-    def finish(self, images: int = 0, adaptation: str = NOT_ADAPTED) -> Calibration:
+    def finish(self, images: int = 0, adaptation: str = NOT_ADAPTED, prompt: int | None = None) -> Calibration:
         """The statistics so far, on the host.
 
         images: how many images this sampling made. adaptation: what was patched into the weights, in words.
+        prompt: the digest of what it was conditioned on (see prompts.py), None when unknown.
         This is the only place that waits for the devices. A sampling without any evaluation counts as none.
         Raises CalibrationError when sums of squares left the range that can be kept.
         """
@@ -137,6 +139,7 @@ class Collector:
                 schedule=schedule,
                 fold_samplings=fold_samplings,
                 adaptations={adaptation: 1} if ran else {},
+                prompts=prompt_of(prompt if ran else None),
             )
 
     def _fold(self, layers: Mapping[str, LayerStatistics], schedule: torch.Tensor) -> int:

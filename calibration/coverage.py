@@ -6,10 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
+from .convergence import ENOUGH_SAMPLINGS
+from .prompts import Prompts
+
 SCHEDULE_BINS = 16
 """Equal parts of the noise level 0..1; bin 15 holds full noise, where sampling starts."""
 FEW_SAMPLINGS = 4
 """Below this the prompts and sizes can hardly have varied."""
+FEW_PROMPTS = 4
+"""Fewer are too few from eight samplings on, where convergence begins to give a verdict: that leaves out a quarter of
+the runs, with which hardly a prompt goes that each has had twice, so it cannot tell that another text is larger."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +23,9 @@ class Coverage:
     """How much of the model and of the noise schedule a calibration has seen.
 
     observed, total: Linear layers seen, and known. schedule_seen: share 0..1 of the noise bins with at
-    least one model evaluation. missing_bins: the others, ascending (15 = full noise). recommendations: what
-    to do about gaps, a sentence each; empty when nothing is missing.
+    least one model evaluation. missing_bins: the others, ascending (15 = full noise). few_prompts: whether the
+    samplings are known to have had too few different prompts. recommendations: what to do about gaps, a sentence
+    each; empty when nothing is missing.
     """
 
     observed: int
@@ -27,14 +34,17 @@ class Coverage:
     missing_bins: tuple[int, ...]
     bins: int = 16
     recommendations: tuple[str, ...] = ()
+    few_prompts: bool = False
 
     def missing_ranges(self) -> str:
         """The unseen parts in words, as ranges of the noise level: "0.00-0.12, 0.50-0.56"; "" when none."""
         return _named(_ranges(self.missing_bins), self.bins)
 
 
-def coverage(observed: int, total: int, samplings: int, schedule: torch.Tensor) -> Coverage:
-    """Coverage of `schedule`, int64 [passes, bins] of evaluations, by so many samplings."""
+def coverage(
+    observed: int, total: int, samplings: int, schedule: torch.Tensor, prompts: Prompts | None = None
+) -> Coverage:
+    """Coverage of `schedule`, int64 [passes, bins] of evaluations, by so many samplings of these prompts."""
     bins = schedule.shape[-1]
     seen = schedule.sum(0) > 0
     missing = tuple(index for index in range(bins) if not seen[index])
@@ -42,11 +52,24 @@ def coverage(observed: int, total: int, samplings: int, schedule: torch.Tensor) 
     if 0 < samplings < FEW_SAMPLINGS:
         times = "a single sampling" if samplings == 1 else f"{samplings} samplings"
         advice.append(f"Only {times}: vary prompt, seed and size.")
+    repeated = _prompt_advice(prompts or Prompts(), samplings)
+    advice.extend(repeated)
     if samplings and int(schedule[1].sum()) == 0:
         advice.append("The unconditional pass was never seen: fine if you always sample with CFG 1.")
     elif samplings and int(schedule[0].sum()) == 0:
         advice.append("The conditional pass was never seen: sample with the prompt connected to positive.")
-    return Coverage(observed, total, 1.0 - len(missing) / bins, missing, bins, tuple(advice))
+    return Coverage(observed, total, 1.0 - len(missing) / bins, missing, bins, tuple(advice), bool(repeated))
+
+
+def _prompt_advice(prompts: Prompts, samplings: int) -> list[str]:
+    """Nothing where the prompt of any sampling is unknown: it may have been another one."""
+    if prompts.at_least(samplings):
+        return []
+    if prompts.count == 1 and samplings >= FEW_SAMPLINGS:
+        return [f"All {samplings} samplings had the same prompt: vary it."]
+    if 0 < prompts.count < FEW_PROMPTS and samplings >= ENOUGH_SAMPLINGS:
+        return [f"Only {prompts.count} prompts in {samplings} samplings: vary them."]
+    return []
 
 
 def _schedule_advice(gaps: list[tuple[int, int]], bins: int) -> list[str]:

@@ -15,6 +15,7 @@ from .kinds import kinds
 from .page import counted
 from .policies import PolicyEffect, effects
 from .prediction import mean_square
+from .prompts import Prompts
 from .scales import DEFAULT_POLICY, POLICIES
 from .statistics import PASSES, Calibration, LayerStatistics
 
@@ -99,6 +100,7 @@ class CalibrationReport:
     unobserved: dict[str, str]
     nonfinite: dict[str, int]
     adaptations: dict[str, int]
+    prompts: Prompts
 
     def outliers(self) -> list[LayerReport]:
         """Layers far above the others of their type, the furthest first."""
@@ -132,6 +134,7 @@ class CalibrationReport:
             "samplings": self.samplings,
             "images": self.images,
             "steps": self.steps,
+            "prompts": self.prompts.told(self.samplings),
             "schedule": [list(row) for row in self.schedule],
             "passes": list(PASSES),
             "coverage": {
@@ -183,6 +186,7 @@ def calibration_report(calibration: Calibration, name: str = "calibration") -> C
         unobserved=calibration.unobserved,
         nonfinite=calibration.nonfinite_layers(),
         adaptations=calibration.adaptations,
+        prompts=calibration.prompts,
     )
 
 

@@ -56,9 +56,11 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
 
 def _overview(report: CalibrationReport) -> Section:
     coverage = report.coverage
+    known = report.prompts.in_words(report.samplings)
+    prompts = f"; prompts: {known}" if known else ""
     lines = [
         report.summary + ".",
-        f"Layers: {coverage.observed} of {coverage.total} observed; samplings: {report.samplings}.",
+        f"Layers: {coverage.observed} of {coverage.total} observed; samplings: {report.samplings}{prompts}.",
     ]
     if report.steps:
         lines.append(schedule_line(coverage))

@@ -16,6 +16,7 @@ from .errors import CalibrationError
 from .fingerprint import UNKNOWN, combined, differing
 from .histogram import BINS
 from .page import counted
+from .prompts import Prompts
 from .reservoir import Reservoir
 
 PASSES = ("conditional", "unconditional")
@@ -112,6 +113,7 @@ class Calibration:
     fold_samplings: int64 [8], samplings in each fold (see convergence.py).
     adaptations: what was patched into the weights -> samplings ("none": 12, "224 weights patched (strength
     0.8)": 6).
+    prompts: how many different prompts were sampled (see prompts.py).
     """
 
     layers: dict[str, LayerStatistics] = field(default_factory=dict)
@@ -122,6 +124,7 @@ class Calibration:
     schedule: torch.Tensor = field(default_factory=_nothing_seen)
     fold_samplings: torch.Tensor = field(default_factory=lambda: torch.zeros(FOLDS, dtype=torch.int64))
     adaptations: dict[str, int] = field(default_factory=dict)
+    prompts: Prompts = Prompts()
 
     def merged(self, other: Calibration) -> Calibration:
         """Both together: exact, associative and commutative, so that any order of runs gives the same file.
@@ -154,11 +157,13 @@ class Calibration:
             schedule=self.schedule + other.schedule,
             fold_samplings=self.fold_samplings + other.fold_samplings,
             adaptations=adaptations,
+            prompts=self.prompts.merged(other.prompts),
         )
 
     def coverage(self) -> Coverage:
         """Which share of the layers and of the noise schedule has been seen, and what to add."""
-        return coverage(len(self.layers), len(self.layers) + len(self.unobserved), self.samplings, self.schedule)
+        total = len(self.layers) + len(self.unobserved)
+        return coverage(len(self.layers), total, self.samplings, self.schedule, self.prompts)
 
     def convergence(self) -> Convergence:
         """Whether more samplings would still change the layers' ranges (see convergence.py)."""
@@ -190,9 +195,9 @@ class Calibration:
 
     def same_as(self, other: Calibration) -> bool:
         """Whether both hold identical numbers, names and reasons."""
-        counts = (self.samplings, self.images, self.steps, self.unobserved, self.adaptations)
+        counts = (self.samplings, self.images, self.steps, self.unobserved, self.adaptations, self.prompts)
         return (
-            counts == (other.samplings, other.images, other.steps, other.unobserved, other.adaptations)
+            counts == (other.samplings, other.images, other.steps, other.unobserved, other.adaptations, other.prompts)
             and torch.equal(self.schedule, other.schedule)
             and torch.equal(self.fold_samplings, other.fold_samplings)
             and self.layers.keys() == other.layers.keys()

@@ -6,9 +6,10 @@ int64 [L, 641], `schedule` int64 [2, 16], `fold_samplings` int64 [8], `schedule_
 i-th layer: `channels.i.sums` int64 [K, 2], `channels.i.amax` float32 [K]; `curvature.i.pieces` int64 [p, 2],
 `curvature.i.sums` int64; `reservoir.i.hashes`, `reservoir.i.labels` int64 [n], `reservoir.i.values`
 bfloat16 [n, K]. The header's metadata holds `format`, `version` and, as JSON in `calibration`, the rest:
-`samplings`, `images`, `steps`, `adaptations` (description -> samplings), `unobserved` (name -> reason),
-`layers`, a list of [name, in_features, out_features, calls, rows, elements, nonfinite, channel rows,
-curvature rows, reservoir rows, amax], and `equal`, tensor name -> the one that holds the same and is stored.
+`samplings`, `images`, `steps`, `adaptations` (description -> samplings), `prompts` (see prompts.py; absent where
+unknown), `unobserved` (name -> reason), `layers`, a list of [name, in_features, out_features, calls, rows,
+elements, nonfinite, channel rows, curvature rows, reservoir rows, amax], and `equal`, tensor name -> the one that
+holds the same and is stored.
 
 A few stacked tensors keep the header short; 600 layers take 9 MB at detail `scales`. Curvature sums and
 reservoir rows, which may take gigabytes, are written layer by layer, and a loaded calibration reads them
@@ -32,6 +33,7 @@ from .errors import CalibrationError
 from .files import replacing
 from .fingerprint import SAMPLES, UNKNOWN
 from .histogram import BINS
+from .prompts import KEPT, Prompts
 from .reading import MAX_COUNT, MAX_LAYERS, TensorFile, broken, is_count, is_name
 from .statistics import PASSES, Calibration, LayerStatistics
 from .writing import TensorWriter, entry, room_for
@@ -134,6 +136,7 @@ def load(path: str | PathLike[str]) -> Calibration:
         schedule=tensors["schedule"],
         fold_samplings=tensors["fold_samplings"],
         adaptations=described["adaptations"],
+        prompts=described["prompts"],
     )
 
 
@@ -189,6 +192,8 @@ def _metadata(calibration: Calibration, equal: dict[str, str]) -> dict[str, str]
         ],
         "equal": equal,
     }
+    if calibration.prompts.samplings:
+        described["prompts"] = calibration.prompts.to_json()
     return {"format": FORMAT, "version": VERSION, "calibration": json.dumps(described, allow_nan=False)}
 
 
@@ -216,6 +221,10 @@ def _described(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     for name in ("samplings", "images", "steps"):
         if not is_count(described.get(name)):
             raise broken(path, f"{name} is {described.get(name)!r:.40}, no count")
+    prompts = Prompts.from_json(described.get("prompts"), described["samplings"])
+    if prompts is None:
+        raise broken(path, f"the prompts are not up to {KEPT} ordered digests with the number of their samplings")
+    described["prompts"] = prompts
     adaptations, equal = described.get("adaptations"), described.get("equal")
     if not isinstance(adaptations, dict) or not all(is_name(k) and is_count(v) for k, v in adaptations.items()):
         raise broken(path, "the list of adaptations is not descriptions with counts")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..calibration import Calibration, Collector
+from ..calibration import Calibration, Collector, conditioning_digest
 from . import host
 from .probing import Probing, kept
 
@@ -20,6 +20,8 @@ KEY = "nvfp4_studio"
 COMPILE_KEY = "torch.compile"
 UNCONDITIONAL = ("negative", "empty_negative_prompt")
 """What guiders call the prompts whose passes are unconditional; the others are conditional."""
+GIVEN = ("cross_attn", "pooled_output")
+"""What a prompt's text encoder made of it, by ComfyUI's names in a guider's conditionings."""
 STATUS_SECONDS = 0.5
 
 
@@ -40,6 +42,7 @@ class Session:
         self._samples = samples
         self._adapted = adapted
         self._guider: Any = None
+        self._conditioning: list[Any] = []
         self._collector: Collector | None = None
         self._lock = threading.Lock()
         self._calls = 0
@@ -55,6 +58,7 @@ class Session:
         torch.compile wrapper swaps parts of it.
         """
         self._guider = guider
+        self._conditioning = given(guider.conds)
         wrappers = guider.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
         others = wrappers.get(WrappersMP.APPLY_MODEL, {})
         self.compiled = COMPILE_KEY in others
@@ -99,7 +103,9 @@ class Session:
 
     def finish(self, images: int) -> Calibration | None:
         """The statistics of this sampling, None if the model was never called."""
-        return self._collector.finish(images, self._adapted) if self._collector is not None else None
+        if self._collector is None:
+            return None
+        return self._collector.finish(images, self._adapted, conditioning_digest(self._conditioning))
 
     def _is_mine(self, model: Any) -> bool:
         """Whether this is the calibrated model or one of ComfyUI's copies of it on other GPUs."""
@@ -124,6 +130,15 @@ class Session:
         if now >= self._next_status:
             self._next_status = now + STATUS_SECONDS
             self._show(self._calls)
+
+
+def given(conds: Mapping[str, Any]) -> list[Any]:
+    """What the conditional passes of a sampling are made from: of each of their prompts, in order, GIVEN.
+
+    To be asked before the sampling: while it runs, a guider gives prompts further areas.
+    """
+    prompts = [prompt for name, found in conds.items() if name not in UNCONDITIONAL for prompt in found or ()]
+    return [prompt.get(key) for prompt in prompts if isinstance(prompt, Mapping) for key in GIVEN]
 
 
 def noise_level(model_sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:

@@ -92,12 +92,26 @@ def test_the_status_text_tells_what_was_collected(found: dict[str, Any]) -> None
     assert found["texts"][-1].startswith("first: 2 images, 4 steps, 21 layers, largest amax ")
 
 
-def test_a_new_process_adds_to_the_same_file(
-    found: dict[str, Any], run_in_comfy: Callable[..., dict[str, Any]]
-) -> None:
-    again = run_in_comfy("calibrating_again", work=found["work"])
+@pytest.fixture(scope="module")
+def again(found: dict[str, Any], run_in_comfy: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return run_in_comfy("calibrating_again", work=found["work"])
+
+
+def test_a_new_process_adds_to_the_same_file(again: dict[str, Any]) -> None:
     assert (again["samplings"], again["steps"]) == (4, 16)
     assert again["layers"] == LAYERS
+
+
+def test_one_prompt_with_several_seeds_is_poor_coverage(again: dict[str, Any]) -> None:
+    advice = again["advice"]
+    assert "All 4 samplings had the same prompt: vary it." in advice["one"]
+    assert "Only 2 prompts in 8 samplings: vary them." in advice["two"]
+    assert not any("same prompt" in sentence for sentence in advice["two"])
+
+
+def test_prompts_are_told_apart_by_all_their_parts_and_odd_ones_are_unknown(again: dict[str, Any]) -> None:
+    assert again["prompts"] == [1, 2, 3, 4]
+    assert again["unknown"] is None
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from nvfp4_studio.calibration import Prompts, load, save
 from nvfp4_studio.tests.server.studio.asking import (
     AIO,
     FLUX,
@@ -60,6 +63,17 @@ def test_a_calibration_is_described_and_drawn(server: Any) -> None:
     layer = picture(server, "calibration_plot?name=seen&layer=double_blocks.0.img_attn.qkv")
     assert layer[:2] == (200, "image/png") and layer[2] != data
     assert server.request("/nvfp4_studio/calibration_plot?name=seen&layer=absent")[0] == 404
+
+
+def test_a_calibration_of_one_prompt_is_not_enough(server: Any) -> None:
+    path = calibrate(server, "varied", 16)
+    settled = replace(load(path), fold_samplings=torch.full((8,), 2))
+    save(settled, path)
+    assert post(server, "calibration", name="varied")["enough"]
+    save(replace(settled, prompts=Prompts((7,), 16)), path)
+    found = post(server, "calibration", name="varied")
+    assert found["recommendations"] == ["All 16 samplings had the same prompt: vary it."] and not found["enough"]
+    path.unlink()
 
 
 def test_calibrations_are_merged_into_a_new_file_and_deleted(server: Any) -> None:

@@ -13,6 +13,7 @@ from nvfp4_studio.calibration import (
     Calibration,
     CalibrationError,
     Collector,
+    Prompts,
     collector,
     linear_layers,
     observe,
@@ -456,6 +457,14 @@ def test_what_was_patched_is_recorded(small_model: nn.Module) -> None:
     found = made.finish(adaptation="8 weights patched (strength 1)")
     assert found.adapted() == {"8 weights patched (strength 1)": 1}
     assert found.summary().endswith("1 of 1 sampling with patched weights")
+
+
+def test_the_prompt_of_a_sampling_counts_once_it_ran(small_model: nn.Module) -> None:
+    made = Collector(small_model)
+    assert made.finish(prompt=7).prompts == Prompts()
+    with made.observing(0.5):
+        small_model(torch.randn(1, 2, 32))
+    assert made.finish().prompts == Prompts() and made.finish(prompt=7).prompts == Prompts((7,), 1)
 
 
 def test_an_unknown_level_of_detail_is_refused(small_model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from nvfp4_studio.calibration import (
     POLICIES,
     Calibration,
     CalibrationReport,
+    Prompts,
     calibration_report,
     import_json,
     markdown,
@@ -87,6 +88,24 @@ def test_the_advice_is_that_of_coverage_and_convergence(report: CalibrationRepor
     assert any("Add low-noise steps" in line for line in advice)
     assert any("The unconditional pass was never seen" in line for line in advice)
     assert any("More images are needed to tell whether they are enough" in line for line in advice)
+
+
+def test_the_number_of_prompts_stands_beside_that_of_the_samplings() -> None:
+    def told(prompts: Prompts) -> tuple[str, object]:
+        report = calibration_report(replace(calibration_of(), samplings=70, prompts=prompts))
+        return report_sections(report)[0].lines[1], report.to_json()["prompts"]
+
+    many = tuple(range(64))
+    assert told(Prompts()) == ("Layers: 13 of 14 observed; samplings: 70.", None)
+    assert told(Prompts((5,), 70)) == (
+        "Layers: 13 of 14 observed; samplings: 70; prompts: 1.",
+        {"count": 1, "at_least": False},
+    )
+    assert told(Prompts((5,), 69))[0].endswith("; prompts: at least 1.")
+    assert told(Prompts(many, 70)) == (
+        "Layers: 13 of 14 observed; samplings: 70; prompts: at least 64.",
+        {"count": 64, "at_least": True},
+    )
 
 
 def test_a_freak_value_is_among_the_advice() -> None:

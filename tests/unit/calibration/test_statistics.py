@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvfp4_studio.calibration import Calibration, CalibrationError, LayerStatistics, mismatches
+from nvfp4_studio.calibration import Calibration, CalibrationError, LayerStatistics, Prompts, mismatches
 from nvfp4_studio.calibration.histogram import BINS
 
 NAMES = ("blocks.0.qkv", "blocks.0.proj", "blocks.1.qkv")
@@ -49,6 +49,7 @@ def calibrations(draw: st.DrawFn) -> Calibration:
         steps=draw(st.integers(0, 500)),
         schedule=torch.tensor(draw(st.lists(st.integers(0, 9), min_size=32, max_size=32))).reshape(2, 16),
         adaptations=draw(st.dictionaries(st.sampled_from(["none", "3 weights patched"]), st.integers(1, 5))),
+        prompts=Prompts(tuple(sorted(draw(st.sets(st.integers(0, 99))))), draw(st.integers(0, 99))),
     )
 
 

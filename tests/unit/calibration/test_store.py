@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nvfp4_studio.calibration import Calibration, CalibrationError, files, load, merge_files, save
+from nvfp4_studio.calibration import Calibration, CalibrationError, Prompts, files, load, merge_files, save
 
+ONE, TWO = f"{1:016x}", f"{2:016x}"
 Sampled = Callable[[list[tuple[int, float]]], Calibration]
 
 
@@ -174,6 +176,15 @@ def rewritten(path: Path, target: Path, change: Callable[[dict[str, object]], No
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        *(
+            ("prompts", odd, r"the prompts are not up to 64 ordered digests with the number of their samplings\.$")
+            for odd in (
+                *([], {}, "x", {"samplings": 1}, {"digests": [ONE]}),
+                *({"samplings": count, "digests": [ONE]} for count in (0, True, 2, -1, 1.0, "1", None)),
+                *({"samplings": 1, "digests": digests} for digests in ([], [ONE, TWO], {}, ONE, None)),
+                *({"samplings": 1, "digests": [digest]} for digest in (1, ["a"], None, "1", "f" * 16, f" {ONE[1:]}")),
+            )
+        ),
         ("steps", -1, "steps is -1, no count"),
         ("images", True, "images is True, no count"),
         ("samplings", 1e3, "samplings is 1000.0, no count"),
@@ -195,6 +206,28 @@ def test_a_wrong_description_is_refused(stored: Path, tmp_path: Path, field: str
     odd = rewritten(stored, tmp_path / "odd.safetensors", lambda description: description.update({field: value}))
     with pytest.raises(CalibrationError, match=message):
         load(odd)
+
+
+@pytest.mark.parametrize("digests", [[TWO, ONE], [ONE, ONE], [f"{number:016x}" for number in range(65)]])
+def test_digests_out_of_order_twice_or_too_many_are_refused(stored: Path, tmp_path: Path, digests: list[str]) -> None:
+    def change(description: dict[str, object]) -> None:
+        description.update(samplings=100, prompts={"samplings": 100, "digests": digests})
+
+    with pytest.raises(CalibrationError, match="the prompts are not"):
+        load(rewritten(stored, tmp_path / "odd.safetensors", change))
+
+
+def test_prompts_are_kept_and_a_file_of_before_has_unknown_ones(calibration: Calibration, tmp_path: Path) -> None:
+    prompts = Prompts((0, 2**63 - 1), 2)
+    known = dataclasses.replace(calibration.merged(calibration), prompts=prompts)
+    save(known, tmp_path / "known.safetensors")
+    save(calibration, tmp_path / "before.safetensors")
+    with safe_open(tmp_path / "before.safetensors", framework="pt") as file:
+        assert "prompts" not in file.metadata()["calibration"]
+    assert load(tmp_path / "known.safetensors").same_as(known)
+    assert load(tmp_path / "before.safetensors").prompts == Prompts()
+    merged = merge_files([tmp_path / "before.safetensors", tmp_path / "known.safetensors"])
+    assert (merged.samplings, merged.prompts) == (3, prompts)
 
 
 @pytest.mark.parametrize(
