@@ -14,8 +14,9 @@ SCHEDULE_BINS = 16
 FEW_SAMPLINGS = 4
 """Below this the prompts and sizes can hardly have varied."""
 FEW_PROMPTS = 4
-"""Fewer are too few from eight samplings on, where convergence begins to give a verdict: that leaves out a quarter of
-the runs, with which hardly a prompt goes that each has had twice, so it cannot tell that another text is larger."""
+"""Fewer are too few from eight samplings on, where convergence gives its first verdict. That verdict leaves out a
+quarter of the samplings by lot, and of so few prompts hardly one goes with them: it cannot tell what another text would
+change. Between four and seven samplings only a single prompt is named; two or three may be a beginning."""
 
 
 @dataclass(frozen=True)
