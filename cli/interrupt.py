@@ -1,4 +1,4 @@
-"""Ctrl-C that lets the work end cleanly, and a second one that does not wait."""
+"""Ctrl-C that lets the work end cleanly, and a further one that does not wait."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ class Interrupt:
     """Within this context the first SIGINT, SIGTERM or SIGHUP only makes the object, called, return True.
 
     It is the `cancelled` that the converter asks several times a second. The second signal raises
-    KeyboardInterrupt, which unwinds through every clean-up. Handlers are put back on leaving; outside of the
+    KeyboardInterrupt, which unwinds through every clean-up, unless the work has been told of the first: then it
+    is cleaning up already, and only a third one stops that. Handlers are put back on leaving; outside of the
     main thread, where Python allows no handlers, nothing is installed.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._told = False
+        self._ignored = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        return self.signal is not None
+        self._told = self.signal is not None
+        return self._told
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -53,6 +57,9 @@ class Interrupt:
         return 128 + (self.signal or signal.SIGINT)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal = number
+        elif self._told and not self._ignored:
+            self._ignored = True
+        else:
             raise KeyboardInterrupt
-        self.signal = number

@@ -23,10 +23,19 @@ def test_the_first_signal_asks_and_the_second_does_not_wait() -> None:
     with Interrupt() as interrupt:
         assert not interrupt()
         signal.raise_signal(signal.SIGINT)
-        assert interrupt() and interrupt.status == 130
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        assert interrupt() and interrupt.status == 130
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_does_not_disturb_the_cleaning_up_and_a_third_one_does() -> None:
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_termination_has_its_own_status() -> None:
