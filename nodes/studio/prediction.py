@@ -44,16 +44,27 @@ def expected(layer: LayerDecision, measured: LayerSensitivity | None, known: Con
 
 
 def total(found: Iterable[Expected], quality_db: float | None) -> dict[str, Any]:
-    """All layers together: the model's predicted error where all was measured, else a typical mean."""
+    """All layers together: the model's predicted error where all was measured, else a typical mean.
+
+    ``of`` says whose SQNR it is: that of the model's ``output``, of the ``layers``' own outputs, or of the ``weights``,
+    which says less than it seems: GPTQ takes more error of the weights for less error of the outputs.
+    """
     changed = [one for one in found if one.error > 0]
     if quality_db is not None:
-        return {"sqnr_db": quality_db, "measured": True, "is": "predicted error of the model's output"}
+        return {
+            "sqnr_db": quality_db,
+            "of": "output",
+            "measured": True,
+            "is": "predicted error of the model's output",
+        }
     if not changed:
-        return {"sqnr_db": None, "measured": False, "is": "no layer changes"}
+        return {"sqnr_db": None, "of": "weights", "measured": False, "is": "no layer changes"}
+    measured = all(one.measured for one in changed)
     return {
         "sqnr_db": decibels(math.fsum(one.error for one in changed) / len(changed)),
-        "measured": all(one.measured for one in changed),
+        "of": "layers" if measured else "weights",
+        "measured": measured,
         "is": "mean error of the layers that change"
-        if all(one.measured for one in changed)
+        if measured
         else "mean weight error that is typical of these formats; measure a sensitivity to know this model's",
     }

@@ -64,7 +64,17 @@ def test_layers_that_stay_have_no_error_and_no_share_in_the_mean(checkpoint: Pat
     assert kept.sqnr_db is None and kept.share == 0
     assert total(found, None)["sqnr_db"] == pytest.approx(typical_sqnr_db("nvfp4", "nearest"))
     assert total([kept], None)["sqnr_db"] is None
-    assert total(found, 31.5) == {"sqnr_db": 31.5, "measured": True, "is": "predicted error of the model's output"}
+    said = total(found, 31.5)
+    assert (said["sqnr_db"], said["of"], said["is"]) == (31.5, "output", "predicted error of the model's output")
+
+
+def test_whose_sqnr_it_is_is_told(checkpoint: Path) -> None:
+    layer = layer_of(planned(checkpoint, "nvfp4", "nearest"), "attn.q")
+    seen = expected(layer, measured(Outcome(Choice("nvfp4", "nearest"), 1, 0.02, 1.0)))
+    assert total([seen], None)["of"] == "layers"
+    assert total([seen, expected(layer, None)], None)["of"] == "weights", (
+        "one typical error makes the mean no measured one"
+    )
 
 
 def test_wide_layers_in_a_faster_format_are_faster(checkpoint: Path) -> None:

@@ -24,8 +24,10 @@ import {
   pinOf,
   pinsAfter,
   planRequest,
+  qualityText,
   RELEASED,
   roundedText,
+  tradedText,
   withoutReleases,
 } from "../../../web/studio/model/plans.js";
 import { measuredLayers, worstLayers } from "../../../web/studio/model/results.js";
@@ -143,13 +145,23 @@ test("before a conversion it is told what it will do, and that a calibration has
 });
 
 test("a plan says how weights are rounded, and what a calibration with more detail would give", () => {
-  const text = (roundings, rounding, detail) => roundedText({ summary: { roundings } }, rounding, detail, t);
-  const closer = "A calibration with detail curvature lets GPTQ round closer.";
+  const text = (roundings, rounding, detail, of = "weights") => roundedText({ summary: { roundings, error: { of } } }, rounding, detail, t);
+  const closer = "A calibration with detail curvature lets GPTQ round so that outputs stay closer.";
+  const traded = "Outputs are closer than the SQNR of the weights says: rounding by gptq, weighted trades error of the weights for error of the outputs.";
   assert.equal(text({ "block-search": 9 }, null, "scales"), `Rounded by block-search. ${closer}`);
   assert.equal(text({ "block-search": 9 }, "auto", undefined), `Rounded by block-search. ${closer}`);
-  assert.equal(text({ gptq: 1200, weighted: 2 }, null, "curvature"), "Rounded by gptq 1,200, weighted 2.");
+  assert.equal(text({ weighted: 2, gptq: 1200 }, null, "curvature"), `Rounded by weighted 2, gptq 1,200. ${traded}`);
+  assert.equal(text({ gptq: 1200 }, null, "curvature", "output"), "Rounded by gptq.", "a measured output needs no excuse");
   assert.equal(text({ nearest: 9 }, "nearest", "scales"), "Rounded by nearest.");
   assert.equal(text({}, null, undefined), "");
+});
+
+test("a plan says whose SQNR it tells", () => {
+  const text = (of, sqnr_db = 19.6) => qualityText({ summary: { error: { of, sqnr_db } } }, t);
+  assert.equal(text("weights"), "Weights: 19.6 dB SQNR (higher is closer)");
+  assert.equal(text("output"), "The model's output: 19.6 dB SQNR predicted (higher is closer)");
+  assert.equal(text("layers"), "The layers' outputs: 19.6 dB SQNR measured (higher is closer)");
+  assert.deepEqual([text("weights", null), tradedText(["nearest", undefined], t)], ["", ""]);
 });
 
 test("layers that the recipe pins are released by null, those pinned by hand by taking the pin off", () => {

@@ -130,8 +130,8 @@ export function grouped(layers, by, other) {
 }
 
 /**
- * How the plan's weights are rounded, and that curvature would let them be rounded closer: the method is no choice of
- * most users, but follows from the calibration's `detail`.
+ * How the plan's weights are rounded, that outputs are closer than weights where those are traded for them, and that
+ * curvature would allow it: the method is no choice of most users, but follows from the calibration's `detail`.
  */
 export function roundedText({ summary }, rounding, detail, t) {
   const found = Object.entries(summary.roundings);
@@ -139,7 +139,22 @@ export function roundedText({ summary }, rounding, detail, t) {
   const methods = found.length === 1 ? [found[0][0]] : found.map(([name, count]) => `${name} ${t.number(count)}`);
   const said = t("plan.rounded", { methods: methods.join(", ") });
   const better = (rounding ?? "auto") === "auto" && detail !== "curvature" && !("gptq" in summary.roundings);
-  return better ? `${said} ${t("plan.closer")}` : said;
+  const traded = summary.error.of === "weights" && tradedText(Object.keys(summary.roundings), t);
+  return [said, traded, better && t("plan.closer")].filter(Boolean).join(" ");
+}
+
+/** How close the plan stays to the source, and whether weights or outputs do. */
+export function qualityText({ summary: { error } }, t) {
+  return Number.isFinite(error.sqnr_db) ? t(`plan.quality.${error.of}`, { value: t.decibels(error.sqnr_db) }) : "";
+}
+
+/** Methods that take more error of the weights for less error of the outputs. */
+const TRADING = ["gptq", "weighted"];
+
+/** That outputs are closer than the SQNR of the weights says, where one of these roundings makes it so. */
+export function tradedText(roundings, t) {
+  const methods = TRADING.filter((name) => roundings.includes(name));
+  return methods.length ? t("plan.traded", { methods: methods.join(", ") }) : "";
 }
 
 /** How many layers have which format, most first: [[format, count]]. */

@@ -2,7 +2,7 @@
 
 import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
 import { comingCalibration } from "../model/calibrations.js";
-import { formatCounts, roundedText } from "../model/plans.js";
+import { formatCounts, qualityText, roundedText } from "../model/plans.js";
 import { blockMap, formatClass } from "../parts/block_map.js";
 import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
 import { budgetCurve } from "../parts/curve.js";
@@ -93,9 +93,8 @@ function planTotals(t) {
     setText(summary, t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) }));
     setText(speed, plan.speed ? t("plan.speed", { factor: t.number(plan.speed.predicted, 2), gpu: plan.speed.gpu }) : "");
     setAttribute(speed, "title", t.told(plan.speed?.predicted_is));
-    const { sqnr_db: error, is } = plan.summary.error;
-    setText(quality, Number.isFinite(error) ? t("plan.quality", { value: t.decibels(error) }) : "");
-    setAttribute(quality, "title", t.told(is));
+    setText(quality, qualityText(plan, t));
+    setAttribute(quality, "title", t.told(plan.summary.error.is));
     setText(rounded, roundedText(plan, choices.rounding, statistics[plan.calibration]?.detail, t));
     const coming = comingCalibration({ choices, calibrations });
     const most = Math.max(plan.source_bytes, plan.output_bytes);

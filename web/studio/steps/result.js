@@ -2,6 +2,7 @@
 
 import { plotPath } from "../client.js";
 import { h, keyedList, setChildren, setText } from "../dom.js";
+import { tradedText } from "../model/plans.js";
 import { measuredLayers, worstLayers } from "../model/results.js";
 import { blockMap } from "../parts/block_map.js";
 import { cardList } from "../parts/cards.js";
@@ -127,7 +128,8 @@ function reportView({ t, host }) {
     if (bad.length) checked.show("warning", t("result.problems", { count: bad.length }), bad.map(t.told).join("\n"));
     else checked.show("success", report.verified_tensors ? t("result.verified", { count: report.verified_tensors }) : "");
     const calibration = plan.calibration ? t("result.calibrated", { name: plan.calibration }) : t("result.uncalibrated");
-    setText(facts, [t("result.from", { source: plan.source, recipe: plan.recipe }), calibration].join(" "));
+    const traded = tradedText(plan.layers.map(({ rounding }) => rounding), t);
+    setText(facts, [t("result.from", { source: plan.source, recipe: plan.recipe }), calibration, traded].filter(Boolean).join(" "));
     setChildren(warnings, (plan.warnings ?? []).map((text) => h("li", {}, t.told(text))));
     warnings.hidden = !plan.warnings?.length;
     setChildren(repairs, (plan.repairs ?? []).map((text) => h("li", {}, t.told(text))));
