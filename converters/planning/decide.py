@@ -5,6 +5,8 @@ Reads headers and tags, and with a calibration four rows of each calibrated laye
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...calibration import POLICIES as INPUT_SCALE_POLICIES
 from ...calibration import Calibration
 from ..encoders import find_encoders
@@ -12,9 +14,10 @@ from ..errors import PlanError
 from ..families import component, detect_family
 from ..layers import recognise
 from ..options import LAYOUTS, Options
-from ..plan import Plan, notes_of
+from ..other_files import is_lora, is_vae
+from ..plan import LayerDecision, Plan, notes_of
 from ..recipe import Blocks, Recipe
-from ..recipe_file import content_of, load_recipe
+from ..recipe_file import available_recipes, content_of, load_recipe
 from ..rounding import OFF, PRE_QUANT_CHOICES, check_rounding
 from ..source import Source
 from .activations import check_calibration
@@ -47,11 +50,7 @@ def make_plan(
     recipe, family, options = context.recipe, context.family, context.options
     warnings = check_calibration(context)
     _check_measurable(context)
-    layers = tuple(
-        decide_layer(context, layer)
-        for layer in context.recognised.layers.values()
-        if context.kept(layer.weight) and (layer.described or context.part(layer.weight) != "other")
-    )
+    layers = _decided(context)
     if not any(layer.action == "quantize" for layer in layers):
         done = next((layer for layer in layers if layer.reason.endswith("already")), None)
         if done is not None:
@@ -59,10 +58,7 @@ def make_plan(
                 f"{source.path.name} holds {done.format} already (layer {done.source_name}) and nothing else to convert; "
                 "convert from the FP8 or BF16 original."
             )
-        raise PlanError(
-            f"Recipe {context.recipe.name} quantizes no layer of {source.path.name} ({family.title}); "
-            "choose another recipe, for example generic or weight-only."
-        )
+        raise _nothing(context)
     plan = Plan(
         source=source.path.name,
         family=family.name,
@@ -87,11 +83,13 @@ def context_of(source: Source, options: Options, calibration: Calibration | None
     """What decisions about the layers of ``source`` look at, with the options checked.
 
     Raises:
-        PlanError: unknown option, a source whose layers ComfyUI renames, or a layer pinned to what it cannot be.
+        PlanError: unknown option, a LoRA or a VAE, a source whose layers ComfyUI renames, or a layer pinned to what it
+            cannot be.
         SourceError: damaged tags, or FP8 weights with scales that cannot be read.
     """
     _check(options)
     check_rounding(options.rounding)
+    _check_kind(source)
     recognised = recognise(source)
     family = detect_family(source.tensors)
     if family.name == "diffusers" or (source.diffusers and family.name == "generic"):
@@ -121,6 +119,48 @@ def context_of(source: Source, options: Options, calibration: Calibration | None
     check_block_scales(context)
     check_pins(context)
     return context
+
+
+def _check_kind(source: Source) -> None:
+    """Raises PlanError for a file that is no model by itself, however many matrices a recipe would find in it."""
+    if is_lora(source.tensors):
+        raise PlanError(
+            f"{source.path.name} is a LoRA, which cannot be converted by itself; merge it into its model and convert that, "
+            "or convert the model and load the LoRA on top."
+        )
+    if is_vae(source.tensors):
+        raise PlanError(
+            f"{source.path.name} is a VAE, which ComfyUI does not load quantized; choose the diffusion model instead."
+        )
+
+
+def _nothing(context: Context) -> PlanError:
+    """No layer would change: with the first recipe that changes one, those for any model before other models' own."""
+    recipe, file, title = context.recipe.name, context.source.path.name, context.family.title
+    for other in dict.fromkeys((context.family.default_recipe, "generic", "weight-only", *available_recipes())):
+        if _quantizes(replace(context, recipe=load_recipe(other), calibration=None)):
+            return PlanError(
+                f"Recipe {recipe} quantizes no layer of {file} ({title}); choose another recipe, for example {other}."
+            )
+    return PlanError(
+        f"Recipe {recipe} quantizes no layer of {file} ({title}), and no other recipe would; choose another source."
+    )
+
+
+def _quantizes(context: Context) -> bool:
+    """Whether a layer would change; none does with a recipe that cannot be carried out."""
+    try:
+        return any(layer.action == "quantize" for layer in _decided(context))
+    except PlanError:
+        return False
+
+
+def _decided(context: Context) -> tuple[LayerDecision, ...]:
+    return tuple(
+        decide_layer(context, layer)
+        for layer in context.recognised.layers.values()
+        if context.kept(layer.weight) and (layer.described or context.part(layer.weight) != "other")
+    )
 
 
 def _check(options: Options) -> None:
