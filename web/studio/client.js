@@ -12,6 +12,18 @@ export class RequestError extends Error {
   }
 }
 
+/**
+ * What ComfyUI says against a prompt, null where the answer is no such refusal. It says the same of each input that a
+ * node's own check reads, with the input's name before the node's sentence.
+ */
+function refusalOf(answer) {
+  const [first] = Object.values(answer?.node_errors ?? {}).flatMap(({ errors }) => errors);
+  if (!first) return null;
+  const before = `${first.extra_info?.input_name} - `;
+  if (first.type === "custom_validation_failed" && first.details.startsWith(before)) return first.details.slice(before.length);
+  return [first.message, first.details].filter(Boolean).join(": ");
+}
+
 /** `fetchApi` is ComfyUI's: it knows the server's address. */
 export function createClient(fetchApi) {
   async function answerOf(path, options) {
@@ -29,7 +41,7 @@ export function createClient(fetchApi) {
       answer = null;
     }
     if (response.ok && answer !== null) return answer;
-    const told = typeof answer?.error === "string" ? answer.error : answer?.error?.message;
+    const told = typeof answer?.error === "string" ? answer.error : (refusalOf(answer) ?? answer?.error?.message);
     const details = typeof answer?.error === "object" ? JSON.stringify(answer, null, 1) : answer ? "" : raw.slice(0, 2000);
     throw new RequestError(told || `The server answered ${response.status} to ${path}.`, response.status, details);
   }

@@ -39,6 +39,7 @@ const INITIAL = {
   planning: false,
   measuring: null,
   conversions: { running: [], queued: [], finished: [], interrupted: [] },
+  cleared: [],
   results: [],
   result: null,
   report: null,

@@ -1,8 +1,11 @@
 // What the server says in English, in the user's language. Its sentences are texts of the locale like all others: the
 // English one, with {names} for what changes, tells which sentence it is, and one that none of them fits stays as it is.
 
-/** {count} stands for a whole number, these for one word, other names for anything, also for a sentence of its own. */
-const VALUES = { count: /^\d+$/, layer: /^\S+$/, format: /^\S+$/ };
+/**
+ * {count} stands for a whole number, {layer} and {format} for one word, {thing} for words in small letters, other names
+ * for anything, also for a sentence of its own.
+ */
+const VALUES = { count: /^\d+$/, layer: /^\S+$/, format: /^\S+$/, thing: /^[a-z ]+$/ };
 const ANY = /^/;
 
 /** Names of layers and files stand in sentences, and files can be made to have any: what is longer stays as it is. */

@@ -57,6 +57,9 @@ export function promptOf(inputs, token) {
 /** What tells one conversion from another: a prompt may hold several convert nodes. */
 export const keyOf = ({ prompt_id: prompt, node }) => `${prompt} ${node}`;
 
+/** The conversions that ended, without those that were cleared from this page. */
+export const endedOf = ({ conversions, cleared }) => conversions.finished.filter((entry) => !cleared.includes(keyOf(entry)));
+
 /** The state after one event: an entry that runs, or one that ended. */
 export function afterEvent(conversions, detail) {
   const { running, queued, finished, interrupted } = conversions;
@@ -120,10 +123,15 @@ export function createConversions({ store, client, clientId, textOf, measuring, 
     await refresh();
   }
 
+  /** Show no more, on this page, what has ended by now. */
+  function clear() {
+    store.set(({ conversions }) => ({ cleared: conversions.finished.map(keyOf) }));
+  }
+
   function live(detail) {
     store.set((state) => ({ conversions: afterEvent(state.conversions, detail) }));
     if (detail.state === "finished") ended(detail);
   }
 
-  return { refresh, start, resume, cancel, discard, live };
+  return { refresh, start, resume, cancel, discard, clear, live };
 }

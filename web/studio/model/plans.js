@@ -49,9 +49,9 @@ export function createPlans({ store, client, textOf, select }) {
 
   /** Pin layers to a policy, RELEASED or AS_RECIPE. */
   function pin(modules, wanted) {
-    const { choices, plan, planning } = store.state;
+    const { choices, planning } = store.state;
     // A plan that is being made anew does not tell any more what the recipe pins.
-    const layers = (!planning && plan?.layers) || [];
+    const layers = (!planning && currentPlan(store.state)?.layers) || [];
     select({ pins: pinsAfter(choices.pins, layers, modules, wanted) });
   }
 
@@ -91,6 +91,15 @@ export function createPlans({ store, client, textOf, select }) {
   }
 
   return { refresh, pin, chooseRecipe, save, removeRecipe, removeSensitivity, options };
+}
+
+/** The plan of what is chosen, null where there is none yet or it was refused: `state.plan` is then one of other choices. */
+export const currentPlan = ({ plan, planError }) => (planError ? null : plan);
+
+/** The layers that can be pinned: all of the plan's, of a refused one's those pinned by hand, which can be released. */
+export function pinnableLayers({ plan, planError, choices: { pins } }) {
+  const layers = plan?.layers ?? [];
+  return planError ? layers.filter(({ module }) => module in pins) : layers;
 }
 
 /** What a layer may be pinned to besides a policy: nothing, or what the recipe itself pins it to. */

@@ -3,7 +3,7 @@
 import { h, keyedList, setAttribute, setChildren, setText, uniqueId } from "../dom.js";
 
 /**
- * {element, update(items, chosen), focus()}; an item is {key, title, detail, note, noteKind, badges}. The focus goes to
+ * {element, update(items, chosen), focus(), reveal()}; an item is {key, title, detail, note, noteKind, badges}. The focus goes to
  * what is chosen, else to the first. `seen` hears the keys of the cards in view whenever they change.
  */
 export function cardList(label, choose, seen = null) {
@@ -48,6 +48,7 @@ export function cardList(label, choose, seen = null) {
       rows(items);
     },
     focus: () => (element.querySelector("input:checked") ?? element.querySelector("input"))?.focus(),
+    reveal: () => element.querySelector("label:has(input:checked)")?.scrollIntoView({ block: "nearest" }),
   };
 }
 

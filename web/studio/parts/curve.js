@@ -29,15 +29,15 @@ export function placed(points, { width, height, margin }) {
   }));
 }
 
-/** {element, update(state)}; hidden while the plan has no curve. */
+/** {element, update(plan)}; hidden where there is no plan or it has no curve. */
 export function budgetCurve({ t }) {
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "nvfp4-chart", role: "img" });
   const note = h("p", { class: "nvfp4-help" });
   const element = section(t("curve.title"), drawing, note);
   let drawn = null;
 
-  function update({ plan }) {
-    const points = pointsOf(plan.curve);
+  function update(plan) {
+    const points = pointsOf(plan?.curve);
     element.hidden = points.length < 2;
     if (element.hidden || plan.curve === drawn) return;
     drawn = plan.curve;

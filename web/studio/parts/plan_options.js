@@ -2,7 +2,7 @@
 
 import { debounced } from "../store.js";
 import { h } from "../dom.js";
-import { AS_RECIPE, pinOf, RELEASED, withoutReleases } from "../model/plans.js";
+import { AS_RECIPE, currentPlan, pinOf, RELEASED, withoutReleases } from "../model/plans.js";
 import { sensitivitiesOf } from "../model/sensitivities.js";
 import { button, checkField, disclosure, selectField, textField } from "./controls.js";
 import { measurePart } from "./measure.js";
@@ -26,7 +26,7 @@ export function planOptions(session) {
   const preQuant = selectField(t("plan.preQuant"), (value) => select({ pre_quant: value }));
   const gain = checkField(t("plan.gain"), (checked) => select({ gain: checked }), t("plan.gainHelp"));
   const kernels = selectField(t("plan.kernels"), (value) => select({ kernels: value || null }));
-  const save = button(t("plan.save"), saveAs, { symbol: "save" });
+  const save = button(t("plan.save"), () => saveAs(""), { symbol: "save" });
   const erase = button(t("plan.deleteRecipe"), deleteRecipe, { kind: "danger", symbol: "trash" });
   const unpin = button(t("plan.unpin"), () => plans.pin(pinnedLayers(store.state), RELEASED), { symbol: "undo" });
   const measure = measurePart(session, () => sensitivity.control.focus());
@@ -35,18 +35,19 @@ export function planOptions(session) {
   const element = h("div", { class: "nvfp4-stack" }, recipe.element, budget.element, sensitivity.element, measure.element, more, h("div", { class: "nvfp4-row" }, save, unpin, erase));
 
   /** By hand and, once a plan tells, by the recipe. */
-  function pinnedLayers({ choices: { pins }, plan }) {
-    const byRecipe = (plan?.layers ?? []).filter((layer) => pinOf(layer, pins) === AS_RECIPE);
+  function pinnedLayers(state) {
+    const { pins } = state.choices;
+    const byRecipe = (currentPlan(state)?.layers ?? []).filter((layer) => pinOf(layer, pins) === AS_RECIPE);
     return [...Object.keys(withoutReleases(pins)), ...byRecipe.map(({ module }) => module)];
   }
 
-  async function saveAs() {
-    const name = await host.ask(t("plan.saveTitle"), t("plan.saveQuestion"), "");
+  /** Asks again, with what was typed, until the server takes the name or the user gives up. */
+  async function saveAs(typed) {
+    const name = await host.ask(t("plan.saveTitle"), t("plan.saveQuestion"), typed);
     if (!name) return;
-    await attempt(async () => {
-      const id = await plans.save(name);
-      host.toast("success", t("plan.saved", { name: id }));
-    });
+    const id = await attempt(() => plans.save(name));
+    if (id) host.toast("success", t("plan.saved", { name: id }));
+    else await saveAs(name);
   }
 
   async function deleteRecipe() {

@@ -2,7 +2,7 @@
 
 import { h, keyedList, setText } from "../dom.js";
 import { calibrationName, usableChoices } from "../model/calibrations.js";
-import { keyOf, needsRecipe } from "../model/conversions.js";
+import { endedOf, keyOf, needsRecipe } from "../model/conversions.js";
 import { summaryOf } from "../model/summary.js";
 import { button, checkField, notice, section, textField } from "../parts/controls.js";
 import { finishedJob, interruptedJob, queuedJob, runningJob } from "../parts/jobs.js";
@@ -16,11 +16,12 @@ export function convertStep(session) {
   const problem = notice(t("details"));
   const unread = notice(t("details"));
   const start = button(t("convert.start"), convert, { kind: "primary", symbol: "bolt" });
+  const clear = button(t("convert.clear"), clearEnded, { symbol: "eraser" });
   const lists = {
     running: jobList(t("convert.running"), keyOf, runningJob({ t, cancel })),
     queued: jobList(t("convert.queued"), keyOf, queuedJob({ t, cancel })),
     interrupted: jobList(t("convert.interrupted"), ({ id }) => id, interruptedJob({ t, resume: (entry) => queue(() => conversions.resume(entry)), discard })),
-    finished: jobList(t("convert.finished"), keyOf, finishedJob({ t, open: (entry) => openResult(entry.target) })),
+    finished: jobList(t("convert.finished"), keyOf, finishedJob({ t, open: (entry) => openResult(entry.target) }), h("div", { class: "nvfp4-row" }, clear)),
   };
   const lead = h("p", { class: "nvfp4-lead" }, t("convert.lead"));
   const facts = h("dl", { class: "nvfp4-facts" });
@@ -41,19 +42,26 @@ export function convertStep(session) {
     Object.values(lists).map((list) => list.element),
   );
 
-  /** Queue, and show what the server says against it. */
+  let refused = null;
+  let refusedChoices = null;
+
+  /** Queue, and show what the server says against it until something else is chosen. */
   async function queue(action) {
-    problem.show("error", "");
+    say(null);
     try {
       await action();
     } catch (error) {
-      const { message, details } = textOf(error);
-      problem.show("error", message, details);
+      say(textOf(error));
     }
   }
 
+  function say(error) {
+    refused = error;
+    refusedChoices = store.state.choices;
+    update(store.state);
+  }
+
   let starting = false;
-  let shownSource = null;
 
   // A button that is disabled loses the focus, so a second press is passed over instead.
   async function convert() {
@@ -63,23 +71,29 @@ export function convertStep(session) {
     starting = false;
   }
 
+  function clearEnded() {
+    conversions.clear();
+    (start.disabled ? name.control : start).focus();
+  }
+
   async function discard(entry) {
     const agreed = await host.confirmDelete(t("convert.discardTitle"), t("convert.discardQuestion"), [entry.target ?? entry.id]);
     if (agreed) await attempt(() => conversions.discard(entry.id));
   }
 
   function update(state) {
-    if (state.source !== shownSource) problem.show("error", ""); // what was said is of the other source
-    shownSource = state.source;
+    if (state.choices !== refusedChoices) refused = null; // every source has choices of its own
+    const said = refused ?? (state.source ? state.planError : null);
+    problem.show("error", said?.message ?? "", said?.details);
     facts.hidden = !state.source;
     summary(state.source ? summaryOf(state, t) : []);
-    start.disabled = !state.source || !state.options;
+    start.disabled = !state.source || !state.options || Boolean(state.planError);
     name.control.placeholder = state.source ? `${calibrationName(state.source)}-nvfp4` : "";
     name.update(state.choices.output_name);
     overwrite.update(state.choices.overwrite);
     start.setLabel(needsRecipe(state.choices) ? t("convert.startPinned") : t("convert.start"));
     const there = new Set(state.results.map(({ id }) => id));
-    const shown = { ...state.conversions, finished: state.conversions.finished.map((entry) => ({ ...entry, there: there.has(entry.target) })) };
+    const shown = { ...state.conversions, finished: endedOf(state).map((entry) => ({ ...entry, there: there.has(entry.target) })) };
     for (const [kind, list] of Object.entries(lists)) list.update(shown[kind]);
     unread.show("error", state.conversionsError?.message ?? "", state.conversionsError?.details);
   }
@@ -87,10 +101,10 @@ export function convertStep(session) {
   return { element, update };
 }
 
-function jobList(title, key, create) {
+function jobList(title, key, create, actions = null) {
   const list = h("ul", { class: "nvfp4-jobs" });
   const rows = keyedList(list, key, create);
-  const element = section(title, list);
+  const element = section(title, list, actions);
   return {
     element,
     update(entries) {

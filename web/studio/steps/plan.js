@@ -2,7 +2,7 @@
 
 import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
 import { comingCalibration } from "../model/calibrations.js";
-import { formatCounts, qualityText, roundedText } from "../model/plans.js";
+import { currentPlan, formatCounts, pinnableLayers, qualityText, roundedText } from "../model/plans.js";
 import { blockMap, formatClass } from "../parts/block_map.js";
 import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
 import { budgetCurve } from "../parts/curve.js";
@@ -32,14 +32,9 @@ export function planStep(session) {
   const pinnedOnly = checkField(t("table.pinnedOnly"), (checked) => change({ pinnedOnly: checked }));
   const table = layerTable({ t, host, pin: plans.pin });
   const mapSection = section(t("map.title"), colour.element, map.element);
-  const body = h(
-    "div",
-    { class: "nvfp4-stack" },
-    totals.element,
-    section(t("plan.controls"), options.element, curve.element),
-    mapSection,
-    section(t("table.title"), h("div", { class: "nvfp4-row nvfp4-spread" }, by.element, pinnedOnly.element), search.element, table.element),
-  );
+  const tableSection = section(t("table.title"), h("div", { class: "nvfp4-row nvfp4-spread" }, by.element, pinnedOnly.element), search.element, table.element);
+  const controls = section(t("plan.controls"), options.element, curve.element);
+  const body = h("div", { class: "nvfp4-stack" }, totals.element, controls, mapSection, tableSection);
   const waiting = h("p", { class: "nvfp4-help", role: "status" }, t("plan.waiting"));
   const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("plan.lead")), problem.element, waiting, body);
 
@@ -54,15 +49,18 @@ export function planStep(session) {
     problem.show("error", failed?.message ?? "", failed?.details);
     options.update(state);
     waiting.hidden = Boolean(state.plan) || Boolean(failed);
-    for (const part of [totals.element, mapSection, body.lastChild]) part.hidden = !state.plan;
+    const plan = currentPlan(state);
+    const layers = pinnableLayers(state);
+    for (const part of [totals.element, mapSection]) part.hidden = !plan;
+    tableSection.hidden = !plan && layers.length === 0;
     body.setAttribute("aria-busy", String(state.planning));
-    if (!state.plan) return;
-    totals.update(state);
-    curve.update(state);
-    colour.update(view.colour);
+    curve.update(plan);
     by.update(view.by);
-    map.update(state.plan.layers, view.colour);
-    table.update({ layers: state.plan.layers, pins: state.choices.pins, calibration: state.plan.calibration, ...view });
+    if (state.plan) table.update({ layers, pins: state.choices.pins, calibration: state.plan.calibration, ...view });
+    if (!plan) return;
+    totals.update(state);
+    colour.update(view.colour);
+    map.update(plan.layers, view.colour);
   }
 
   return { element, update };

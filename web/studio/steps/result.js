@@ -23,7 +23,7 @@ export function resultStep(session) {
   const erase = button(t("delete"), remove, { kind: "danger", symbol: "trash" });
   const report = reportView(session);
   const actions = h("div", { class: "nvfp4-row" }, use, compare, erase);
-  const element = h("div", { class: "nvfp4-stack nvfp4-short" }, h("p", { class: "nvfp4-lead" }, t("result.lead")), problem.element, none, list.element, actions, report.element);
+  const element = h("div", { class: "nvfp4-stack" }, h("p", { class: "nvfp4-lead" }, t("result.lead")), problem.element, none, list.element, actions, report.element);
 
   async function remove() {
     const id = store.state.result;
@@ -41,8 +41,13 @@ export function resultStep(session) {
     };
   }
 
+  let shown = null;
+
   function update(state) {
     list.update(state.results.map(cardOf), state.result);
+    element.classList.toggle("nvfp4-short", Boolean(state.result)); // room for the report below
+    if (state.result !== shown) list.reveal();
+    shown = state.result;
     none.hidden = state.results.length > 0 || Boolean(state.resultsError);
     const failed = state.reportError ?? state.resultsError;
     problem.show("error", failed?.message ?? "", failed?.details);
