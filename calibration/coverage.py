@@ -24,9 +24,9 @@ class Coverage:
     """How much of the model and of the noise schedule a calibration has seen.
 
     observed, total: Linear layers seen, and known. schedule_seen: share 0..1 of the noise bins with at
-    least one model evaluation. missing_bins: the others, ascending (15 = full noise). few_prompts: whether the
-    samplings are known to have had too few different prompts. recommendations: what to do about gaps, a sentence
-    each; empty when nothing is missing.
+    least one model evaluation. missing_bins: the others, ascending (15 = full noise). recommendations: what to
+    do about gaps, a sentence each; empty when nothing is missing. lacking: those of them that more samplings of the
+    same kind would not answer: an end of the schedule was never reached, or the prompts were too few.
     """
 
     observed: int
@@ -35,7 +35,7 @@ class Coverage:
     missing_bins: tuple[int, ...]
     bins: int = 16
     recommendations: tuple[str, ...] = ()
-    few_prompts: bool = False
+    lacking: tuple[str, ...] = ()
 
     def missing_ranges(self) -> str:
         """The unseen parts in words, as ranges of the noise level: "0.00-0.12, 0.50-0.56"; "" when none."""
@@ -49,7 +49,8 @@ def coverage(
     bins = schedule.shape[-1]
     seen = schedule.sum(0) > 0
     missing = tuple(index for index in range(bins) if not seen[index])
-    advice = _schedule_advice(_ranges(missing), bins) if samplings else []
+    ends, between = _schedule_advice(_ranges(missing), bins) if samplings else ([], [])
+    advice = [*ends, *between]
     if 0 < samplings < FEW_SAMPLINGS:
         times = "a single sampling" if samplings == 1 else f"{samplings} samplings"
         advice.append(f"Only {times}: vary prompt, seed and size.")
@@ -59,7 +60,7 @@ def coverage(
         advice.append("The unconditional pass was never seen: fine if you always sample with CFG 1.")
     elif samplings and int(schedule[0].sum()) == 0:
         advice.append("The conditional pass was never seen: sample with the prompt connected to positive.")
-    return Coverage(observed, total, 1.0 - len(missing) / bins, missing, bins, tuple(advice), bool(repeated))
+    return Coverage(observed, total, 1.0 - len(missing) / bins, missing, bins, tuple(advice), (*ends, *repeated))
 
 
 def _prompt_advice(prompts: Prompts, samplings: int) -> list[str]:
@@ -73,32 +74,30 @@ def _prompt_advice(prompts: Prompts, samplings: int) -> list[str]:
     return []
 
 
-def _schedule_advice(gaps: list[tuple[int, int]], bins: int) -> list[str]:
-    """What to do about ranges of bins without an evaluation: a sentence for each end of the schedule, one for the rest.
+def _schedule_advice(gaps: list[tuple[int, int]], bins: int) -> tuple[list[str], list[str]]:
+    """What to do about ranges of bins without an evaluation: a sentence for each end of the schedule, and one for the rest.
 
     A sampler of few steps that runs to its last one leaves the lowest levels out too: its last evaluation is one step
     above zero, and schedules of shifted flow models take larger steps there than anywhere else.
     """
     if gaps == [(0, bins)]:
-        return [f"Sample with this model: {_unseen(gaps, bins)}."]
+        return [f"Sample with this model: {_unseen(gaps, bins)}."], []
     low = [gap for gap in gaps if gap[0] == 0]
     high = [gap for gap in gaps if gap[1] == bins]
     inner = [gap for gap in gaps if gap not in low + high]
     widest = max((last - first for first, last in inner), default=0)
     few = bool(low) and low[0][1] <= min(bins // 2, 2 * (widest + 1))
-    advice = (
-        [f"Add low-noise steps: {_unseen(low, bins)} (let the sampler run to its last step)."]
-        if low and not few
-        else []
-    )
+    ends, between = [], []
     if few:
         unseen = _unseen(low + inner, bins)
-        advice.append(f"Use more or other numbers of steps, unless you always sample with so few: {unseen}.")
+        between = [f"Use more or other numbers of steps, unless you always sample with so few: {unseen}."]
     elif inner:
-        advice.append(f"Use more or other numbers of steps: {_unseen(inner, bins)}.")
+        between = [f"Use more or other numbers of steps: {_unseen(inner, bins)}."]
+    if low and not few:
+        ends.append(f"Add low-noise steps: {_unseen(low, bins)} (let the sampler run to its last step).")
     if high:
-        advice.append(f"Add high-noise steps: {_unseen(high, bins)} (start from an empty latent at denoise 1).")
-    return advice
+        ends.append(f"Add high-noise steps: {_unseen(high, bins)} (start from an empty latent at denoise 1).")
+    return ends, between
 
 
 def _unseen(gaps: list[tuple[int, int]], bins: int) -> str:

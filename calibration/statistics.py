@@ -170,6 +170,10 @@ class Calibration:
         changes = {name: largest_change(layer.fold_amax, self.fold_samplings) for name, layer in self.layers.items()}
         return convergence(changes, self.fold_samplings)
 
+    def enough(self) -> bool:
+        """Whether nothing speaks for more images, neither the layers' ranges nor what they were sampled with."""
+        return self.convergence().enough and not self.coverage().lacking
+
     def nonfinite_layers(self) -> dict[str, int]:
         """Layers that were given NaN or infinite values, with the number of such rows, most first."""
         found = {name: layer.nonfinite for name, layer in self.layers.items() if layer.nonfinite}

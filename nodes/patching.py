@@ -135,7 +135,7 @@ class CalibrationPatch:
         )
         self._show(text)
         counts = {"samplings": total.samplings, "images": total.images, "calls": total.steps}
-        self._tell({"running": False, **counts, "enough": total.convergence().enough})
+        self._tell({"running": False, **counts, "enough": total.enough()})
         if seen.nonfinite_layers():
             host.log.warning("NaN or infinite inputs, left out: %s", ", ".join(seen.nonfinite_layers()))
         return True

@@ -64,7 +64,7 @@ def described(calibration: Calibration) -> str:
     for what, samplings in calibration.adapted().items():
         lines.append(f"{what} in {samplings} of {calibration.samplings} samplings.")
     if calibration.samplings:
-        lines.append(calibration.convergence().advice)
+        lines.extend(coverage.lacking or [calibration.convergence().advice])
     return "\n".join(lines)
 
 

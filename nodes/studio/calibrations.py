@@ -71,7 +71,7 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
         "missing": coverage.missing_ranges(),
         "recommendations": list(coverage.recommendations),
         "convergence": {"largest_change": convergence.change, "layer": convergence.layer, "advice": convergence.advice},
-        "enough": convergence.enough and not coverage.missing_bins and not coverage.few_prompts,
+        "enough": calibration.enough(),
         "warnings": _warnings(calibration),
     }
 

@@ -72,6 +72,12 @@ def recommended(conditional: list[int], unconditional: list[int] | None = None, 
     return coverage(1, 1, samplings, schedule).recommendations
 
 
+def lacking(seen: list[int]) -> tuple[str, ...]:
+    schedule = torch.zeros(2, 16, dtype=torch.int64)
+    schedule[0, seen] = 3
+    return coverage(1, 1, 9, schedule).lacking
+
+
 def test_gaps_of_the_schedule_come_with_advice() -> None:
     everything = list(range(16))
     assert recommended(everything) == ()
@@ -82,9 +88,17 @@ def test_gaps_of_the_schedule_come_with_advice() -> None:
     )
     assert recommended([])[0] == "Sample with this model: nothing seen at noise levels 0.00-1.00."
     assert recommended([0, *range(4, 8), *range(9, 12)]) == (
-        "Use more or other numbers of steps: nothing seen at noise levels 0.06-0.25, 0.50-0.56.",
         "Add high-noise steps: nothing seen at noise levels 0.75-1.00 (start from an empty latent at denoise 1).",
+        "Use more or other numbers of steps: nothing seen at noise levels 0.06-0.25, 0.50-0.56.",
     )
+
+
+def test_an_end_of_the_schedule_that_was_never_reached_is_lacking_and_a_gap_in_it_is_not() -> None:
+    everything = list(range(16))
+    assert lacking(everything) == lacking([*range(5), *range(6, 16)]) == lacking([4, 8, 12, 15]) == ()
+    assert [text[:14] for text in lacking(everything[6:])] == ["Add low-noise "]
+    assert [text[:14] for text in lacking(everything[:10])] == ["Add high-noise"]
+    assert [text[:14] for text in lacking([])] == ["Sample with th"]
 
 
 @pytest.mark.parametrize(("steps", "shift"), [(4, 1.0), (4, 3.0), (6, 3.0), (8, 1.0), (8, 3.0), (12, 3.0)])

@@ -83,7 +83,7 @@ def test_what_has_no_bytes_of_its_own_has_none() -> None:
 
 def advised(prompts: Prompts, samplings: int) -> tuple[tuple[str, ...], bool]:
     found = coverage(1, 1, samplings, torch.ones(2, 16, dtype=torch.int64), prompts)
-    return found.recommendations, found.few_prompts
+    return found.recommendations, bool(found.lacking)
 
 
 @pytest.mark.parametrize("samplings", [4, 7, 8, 24])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from nvfp4_studio.calibration import BINS, Calibration, LayerStatistics, calibration_report, compare
+from nvfp4_studio.calibration.prompts import Prompts
 from nvfp4_studio.nodes import texts
 
 
@@ -30,6 +33,16 @@ def test_the_summary_names_images_steps_layers_and_the_largest() -> None:
 def test_unobserved_layers_are_told() -> None:
     assert "1 of 2 Linear layers not observed." in texts.described(calibration())
     assert "Not observed: moe: experts are fused" in coverage_text(calibration())
+
+
+def test_what_is_lacking_is_said_on_the_node_instead_of_enough() -> None:
+    seen = Calibration(samplings=8, schedule=torch.ones(2, 16, dtype=torch.int64), prompts=Prompts((9,), 8))
+    assert texts.described(seen).splitlines()[1:] == ["All 8 samplings had the same prompt: vary it."]
+    stopped = replace(seen, prompts=Prompts())
+    stopped.schedule[:, :6] = 0
+    assert texts.described(stopped).splitlines()[1:] == [
+        "Add low-noise steps: nothing seen at noise levels 0.00-0.38 (let the sampler run to its last step)."
+    ]
 
 
 def test_nonfinite_layers_are_named_a_few_of_many() -> None:
