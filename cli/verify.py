@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..converters import Verification
     from ..converters.fidelity import Fidelity
 
+PROBLEMS_SHOWN = 10
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="the checkpoint that was converted")
@@ -41,6 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
             found, fidelity = _measured(arguments, interrupt, bar)
         except Cancelled as error:
             raise Interrupted("Cancelled; nothing was changed.", interrupt.status) from error
+    if not (found.related or arguments.json):
+        print(found.problems[0], file=sys.stderr)
+        return 1
     if arguments.markdown:
         _write(arguments, fidelity)
     if arguments.json:
@@ -48,8 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(_without_infinity(content), indent=1, allow_nan=False))
     else:
         _tell(found, fidelity)
-    for problem in found.problems:
+    for problem in found.problems[:PROBLEMS_SHOWN]:
         print(problem, file=sys.stderr)
+    if len(found.problems) > PROBLEMS_SHOWN:
+        print(f"… and {len(found.problems) - PROBLEMS_SHOWN} more; --json lists all of them.", file=sys.stderr)
     return 1 if found.problems else 0
 
 
@@ -81,10 +88,12 @@ def _tell(found: Verification, fidelity: Fidelity) -> None:
     from ..converters.fidelity_page import fidelity_sections
 
     changed = sum(layer.sqnr_db is not None for layer in found.layers)
-    print(f"{found.tensors} tensors, {changed} layers changed, mean SQNR {decibels(found.mean_sqnr_db())}.")
+    mean, count = found.mean_sqnr_db(), len(found.problems)
+    measured = f", mean SQNR {decibels(mean)}" if mean is not None or not count else ""
+    print(f"{found.tensors} tensors, {changed} layers changed{measured}.")
     if fidelity.layers:
         print(f"\n{words(fidelity_sections(fidelity))}\n")
-    print("Good: everything is as it should be." if not found.problems else f"{len(found.problems)} problems:")
+    print("Good: everything is as it should be." if not count else f"{count} problem{'s' if count > 1 else ''}:")
 
 
 def _without_infinity(content: Any) -> Any:

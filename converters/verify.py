@@ -23,11 +23,12 @@ from .tags import MARKER, METADATA_KEY
 
 @dataclass(frozen=True)
 class Verification:
-    """``problems`` is empty for a good file."""
+    """``problems`` is empty for a good file. ``related`` is False for a file of something else: the first problem says so."""
 
     layers: tuple[LayerError, ...]
     problems: tuple[str, ...]
     tensors: int
+    related: bool = True
 
     def worst(self) -> LayerError | None:
         """The changed layer with the smallest SQNR, or None when nothing changed."""
@@ -49,6 +50,7 @@ class Verification:
         worst = self.worst()
         return {
             "good": not self.problems,
+            "related": self.related,
             "problems": list(self.problems),
             "tensors": self.tensors,
             "mean_sqnr_db": self.mean_sqnr_db(),
@@ -96,6 +98,7 @@ def verify_sources(
     before, after = recognise(source), recognise(converted)
     prefix = _dropped_prefix(source, converted)
     problems += [*_metadata_problems(converted), *_missing(source, before, converted, prefix)]
+    unrelated = None if expected is not None else _unrelated(source, before, converted, after, prefix)
     part = detect_prefix(converted.tensors)
     errors = []
     done = 0
@@ -133,7 +136,8 @@ def verify_sources(
         done += converted.tensors[name].nbytes
         problems += found
         errors += [error] if error else []
-    return Verification(tuple(errors), tuple(problems), len(converted.tensors))
+    problems = [unrelated, *problems] if unrelated else problems
+    return Verification(tuple(errors), tuple(problems), len(converted.tensors), related=unrelated is None)
 
 
 def _unexpected(converted: Source, expected: Iterable[TensorSpec]) -> Iterable[str]:
@@ -169,6 +173,26 @@ def _missing(source: Source, before: Recognised, converted: Source, prefix: str)
     for name in source.tensors:
         if name not in before.descriptions and name.startswith(prefix) and name[len(prefix) :] not in converted.tensors:
             yield f"{name} of the source is missing"
+
+
+def _unrelated(source: Source, before: Recognised, converted: Source, after: Recognised, prefix: str) -> str | None:
+    """One sentence where more than half of what a conversion would have kept is not there, or in another shape."""
+
+    def kept(name: str) -> bool:
+        found, wanted = converted.tensors.get(name[len(prefix) :]), source.tensors[name].shape
+        if found is None or found.shape == wanted:
+            return found is not None
+        layer = after.layers.get(name[len(prefix) :].removesuffix(".weight"))
+        return layer is not None and layer.described and found.shape[:1] == wanted[:1]  # every format packs within rows
+
+    names = [name for name in source.tensors if name not in before.descriptions and name.startswith(prefix)]
+    lost = sum(not kept(name) for name in names)
+    if 2 * lost <= len(names):
+        return None
+    return (
+        f"{converted.path.name} was not converted from {source.path.name}: {lost} of {len(names)} tensors are missing or have "
+        "another shape; verify it against the checkpoint that it was made from."
+    )
 
 
 def _dropped_prefix(source: Source, converted: Source) -> str:

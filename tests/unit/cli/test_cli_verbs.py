@@ -196,6 +196,29 @@ def test_verify_tells_good_from_bad(run: Run, checkpoint: Path, converted: Path,
     assert result.status == 1 and json.loads(result.out)["good"] is False
 
 
+def test_verify_says_in_one_sentence_that_a_file_is_of_something_else(
+    run: Run, checkpoint: Path, calibration: Path
+) -> None:
+    result = run("verify", checkpoint, calibration)
+    assert result.status == 1 and result.out == "" and len(result.err.splitlines()) == 1
+    assert (
+        "calibration.safetensors was not converted from model.safetensors: 25 of 25 tensors are missing" in result.err
+    )
+    found = json.loads(run("verify", checkpoint, calibration, "--json").out)
+    assert found["related"] is False and len(found["problems"]) > 25
+
+
+def test_verify_shows_some_of_many_problems_and_calls_nothing_identical_then(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    tensors = {name: tensor + 1 for name, tensor in load_file(checkpoint).items()}
+    save_file(tensors, tmp_path / "moved.safetensors")
+    result = run("verify", checkpoint, tmp_path / "moved.safetensors")
+    assert result.status == 1 and "identical" not in result.out and "26 problems:" in result.out
+    lines = result.err.splitlines()
+    assert len(lines) == 11 and lines[-1] == "… and 16 more; --json lists all of them."
+
+
 def test_warnings_of_one_kind_are_told_in_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.json"
     few.write_text(json.dumps({"blocks.1.attn.qkv": 2.0}))

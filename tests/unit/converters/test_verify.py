@@ -85,8 +85,35 @@ def test_damage_is_found(
         metadata = dict(file.metadata())
     damage(tensors, metadata)
     save_file(tensors, tmp_path / "damaged.safetensors", metadata=metadata)
-    problems = verify(source, tmp_path / "damaged.safetensors").problems
-    assert any(said in problem for problem in problems), problems
+    found = verify(source, tmp_path / "damaged.safetensors")
+    assert found.related and any(said in problem for problem in found.problems), found.problems
+
+
+@pytest.mark.parametrize("kind", ["other names", "other shapes"])
+def test_a_file_of_another_model_is_called_that(kind: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source, other = checkpoint("bf16"), tmp_path / "other.safetensors"
+    tensors = load_file(source)
+    renamed = kind == "other names"
+    save_file(
+        {f"x.{name}" if renamed else name: t if renamed else t[:48].clone() for name, t in tensors.items()}, other
+    )
+    found = verify(source, other)
+    assert not found.related and not found.to_json()["good"]
+    lost = f"{len(tensors)} of {len(tensors)} tensors are missing or have another shape"
+    assert found.problems[0].startswith(
+        f"other.safetensors was not converted from source.safetensors: {lost}; verify it"
+    )
+    assert len(found.problems) > 1, "what JSON tells in full"
+
+
+@pytest.mark.parametrize("kind", ["bf16", "raw", "scaled", "untagged", "legacy", "all-in-one"])
+@pytest.mark.parametrize("layout", ["checkpoint", "diffusion-model"])
+def test_a_conversion_belongs_to_its_source(kind: str, layout: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    options = Options(recipe="weight-only", layout=layout if kind == "all-in-one" else "source", rounding="nearest")
+    source, target = checkpoint(kind), tmp_path / "out.safetensors"
+    convert(source, target, options)
+    found = verify(source, target)
+    assert found.related and found.problems == ()
 
 
 def test_a_header_without_layers_is_a_problem_and_no_crash(checkpoint: Checkpoint, tmp_path: Path) -> None:
