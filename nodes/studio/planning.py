@@ -15,7 +15,7 @@ from .asked import Asked, asked
 from .deciding import Decided, decide
 from .headers import opened
 from .prediction import Expected, expected, total
-from .speed import predicted_speed, table_for
+from .speed import measured_speed, predicted_speed, table_for
 
 
 def planned(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,9 @@ def _speed(decided: Decided, wanted: Asked) -> dict[str, Any]:
     sensitivity, totals = decided.sensitivity, decided.totals
     table = table_for(sensitivity.kernels if sensitivity is not None else wanted.kernels, host.gpu_name())
     predicted = predicted_speed(decided.plan, decided.calibration, table)
-    return {**predicted, "predicted": totals.speed} if totals is not None else predicted
+    if sensitivity is None or totals is None:
+        return predicted
+    return {**predicted, **measured_speed(sensitivity, totals.speed)}
 
 
 def _row(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ...calibration import Calibration
 from ...converters import LayerDecision, Plan
 from ...converters.formats import FORMATS, InputScale
 from ...converters.kernels import DEFAULT_TABLE, OTHER_SHARE, KernelTable, available_tables, kernel_of, layer_seconds
+from ...converters.sensitivity import Sensitivity
 
 ROWS = 4096
 """Rows of an image of 1024² in the models of today (2×2 latents of an eighth), for layers that nobody saw."""
@@ -36,9 +38,15 @@ def table_for(wanted: str | None, gpu: str) -> KernelTable:
 
 
 def predicted_speed(plan: Plan, calibration: Calibration | None, table: KernelTable) -> dict[str, Any]:
-    """``predicted``: evaluations of the model a second over those of the same model with all layers in FP8."""
+    """``predicted``: evaluations of the model a second over those of the same model with all layers in FP8.
+
+    How many rows layers are given decides much of it, so it is told: ``basis`` is ``calibrated`` with the most ``rows``
+    of a layer, or ``image`` for an assumed image of 1024². It is assumed for a calibration of smaller images too:
+    those are often made small to be quick, and a factor must not change because one is chosen.
+    """
     inside = [layer for layer in plan.layers if layer.component == "diffusion_model"]
-    rows = [rows_of(layer, calibration) for layer in inside]
+    most = _most_rows(inside, calibration)
+    rows = [rows_of(layer, calibration if most >= ROWS else None) for layer in inside]
     fp8 = math.fsum(
         layer_seconds(table, "fp8", layer.shape, count, layer.shape[0] * layer.shape[1])
         for layer, count in zip(inside, rows, strict=True)
@@ -48,10 +56,32 @@ def predicted_speed(plan: Plan, calibration: Calibration | None, table: KernelTa
     origin = "measured kernels" if table.measured else "the GPU's specification"
     return {
         "predicted": (fp8 + other) / (now + other) if now + other > 0 else 1.0,
+        **(_basis(most) if most >= ROWS else {"basis": "image", "rows": ROWS, "image_rows": ROWS}),
         "kernels": table.name,
         "gpu": table.gpu,
         "predicted_is": f"times the speed of all layers in FP8 on {table.gpu}, from {origin}",
     }
+
+
+def measured_speed(sensitivity: Sensitivity, speed: float) -> dict[str, Any]:
+    """The ``speed`` that a sensitivity tells, and its basis: the rows that its calibration saw, however ``few``.
+
+    Budgets are kept by it, so nothing else is assumed. ``unknown``: the sensitivity's file does not tell its rows.
+    """
+    return {"predicted": speed, **_basis(max((layer.input_rows for layer in sensitivity.layers), default=0.0))}
+
+
+def _basis(rows: float) -> dict[str, Any]:
+    basis = "calibrated" if rows >= ROWS else "few" if rows > 0 else "unknown"
+    return {"basis": basis, "rows": round(rows), "image_rows": ROWS}
+
+
+def _most_rows(layers: Iterable[LayerDecision], calibration: Calibration | None) -> float:
+    """Of any layer's input in one evaluation, as calibrated; 0 where nothing was."""
+    if calibration is None:
+        return 0.0
+    seen = (calibration.layers.get(layer.module) for layer in layers)
+    return max((one.rows / one.calls for one in seen if one is not None and one.calls), default=0.0)
 
 
 def rows_of(layer: LayerDecision, calibration: Calibration | None) -> float:

@@ -109,6 +109,7 @@ def test_a_plan_has_every_layer_and_what_it_may_become(server: Any) -> None:
     assert all(layer["predicted"]["sqnr_db"] > 15 and not layer["predicted"]["measured"] for layer in quantized)
     assert abs(sum(layer["predicted"]["share"] or 0 for layer in layers.values()) - 1) < 1e-6
     assert plan["speed"]["predicted"] > 0 and plan["speed"]["kernels"]
+    assert (plan["speed"]["basis"], plan["summary"]["error"]["of"]) == ("image", "weights")
     guarded = layers["img_in"]
     assert "keep" in guarded["allowed"] and "nvfp4" not in guarded["allowed"] and "nvfp4" in quantized[0]["allowed"]
 
@@ -120,7 +121,9 @@ def test_a_plan_with_statistics_has_scales(server: Any) -> None:
     assert scaled and plan["calibration"] == "seen"
     drawn = {layer["module"]: layer["histogram"] for layer in plan["layers"]}
     assert drawn["double_blocks.0.img_attn.qkv"] and not drawn["img_in"]
-    assert not any(layer["histogram"] for layer in post(server, "plan", source=FLUX)["layers"])
+    plain = post(server, "plan", source=FLUX)
+    assert not any(layer["histogram"] for layer in plain["layers"])
+    assert plan["speed"]["basis"] == plain["speed"]["basis"] == "image", "it saw 256 rows a call, fewer than 1024² has"
 
 
 def test_what_a_node_can_do_a_plan_can(server: Any) -> None:

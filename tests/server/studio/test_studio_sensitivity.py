@@ -57,6 +57,7 @@ def test_a_budget_is_kept_drawn_as_a_curve_and_saved_as_a_recipe(server: Any, me
     limit = int((free["output_bytes"] + free["source_bytes"]) / 2)
     plan = post(server, "plan", **asked, budget=f"size<={limit / 1e6:.3f}MB")
     assert plan["output_bytes"] <= limit and plan["curve"]["by_size"] and plan["curve"]["recipes"]
+    assert plan["speed"]["basis"] == "few", "a budget is kept by the rows that were measured, and the plan says so"
     assert plan["summary"]["pinned"] == 0 and not any(layer["pinned"] for layer in plan["layers"])
     post(server, "recipes/save", name="budget", plan={**asked, "budget": f"size<={limit / 1e6:.3f}MB"})
     again = post(server, "plan", source=AIO, calibration=measured, recipe="my/budget")

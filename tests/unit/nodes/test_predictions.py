@@ -9,13 +9,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nvfp4_studio.calibration import BINS, SCHEDULE_BINS, Calibration, LayerStatistics
 from nvfp4_studio.converters import LayerDecision, Options, Plan, make_plan, open_source
 from nvfp4_studio.converters.kernels import DEFAULT_TABLE, available_tables
 from nvfp4_studio.converters.recipe_file import parse_recipe
-from nvfp4_studio.converters.sensitivity import Choice, LayerSensitivity, Outcome
+from nvfp4_studio.converters.sensitivity import Choice, LayerSensitivity, Outcome, Sensitivity
 from nvfp4_studio.converters.typical import typical_sqnr_db
 from nvfp4_studio.nodes.studio.prediction import expected, total
-from nvfp4_studio.nodes.studio.speed import OF_TEXT, ONCE, ROWS, predicted_speed, rows_of, table_for
+from nvfp4_studio.nodes.studio.speed import (
+    OF_TEXT,
+    ONCE,
+    ROWS,
+    measured_speed,
+    predicted_speed,
+    rows_of,
+    table_for,
+)
 
 NAMES = ("attn.q", "mlp.up", "adaLN_modulation.1")
 
@@ -96,6 +105,32 @@ def test_without_tensor_cores_for_nvfp4_a_model_is_slower_than_in_fp8(checkpoint
 def test_rows_are_those_that_were_seen_or_guessed_from_the_name(checkpoint: Path) -> None:
     plan = planned(checkpoint, "nvfp4")
     assert rows_of(layer_of(plan, "attn.q"), None) == ROWS and rows_of(layer_of(plan, "modulation.1"), None) == 1
+
+
+def calibrated(plan: Plan, rows: int) -> Calibration:
+    """A calibration in which each layer was called twice with as many rows."""
+    once = torch.zeros(BINS, dtype=torch.int64)
+    layers = {
+        layer.module: LayerStatistics(256, 256, 2, 2 * rows, 16, 0, 1.0, once, once, once, torch.zeros(2, 16))
+        for layer in plan.layers
+    }
+    return Calibration(layers, {}, 1, 1, 2, torch.zeros((2, SCHEDULE_BINS), dtype=torch.int64))
+
+
+def test_a_calibration_of_small_images_does_not_change_the_speed_and_one_of_large_images_does(checkpoint: Path) -> None:
+    plan, table = planned(checkpoint, "nvfp4"), available_tables()[DEFAULT_TABLE]
+    assumed = predicted_speed(plan, None, table)
+    assert (assumed["basis"], assumed["rows"]) == ("image", ROWS)
+    assert predicted_speed(plan, calibrated(plan, ROWS // 64), table) == assumed
+    seen = predicted_speed(plan, calibrated(plan, 4 * ROWS), table)
+    assert (seen["basis"], seen["rows"]) == ("calibrated", 4 * ROWS) and seen["predicted"] != assumed["predicted"]
+
+
+@pytest.mark.parametrize(("rows", "basis"), [(8192.0, "calibrated"), (64.0, "few"), (0.0, "unknown")])
+def test_a_measured_speed_tells_the_rows_that_it_was_measured_for(rows: float, basis: str) -> None:
+    layers = tuple(replace(measured(), input_rows=seen) for seen in (0.0, rows))
+    sensitivity = Sensitivity("s", "0", "flux", "c", "p99.9", "equal", DEFAULT_TABLE, 0, 0.0, layers)
+    assert measured_speed(sensitivity, 1.25) == {"predicted": 1.25, "basis": basis, "rows": rows, "image_rows": ROWS}
 
 
 def test_the_table_is_the_wanted_one_else_this_machines_else_the_default() -> None:

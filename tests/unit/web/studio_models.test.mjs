@@ -27,6 +27,7 @@ import {
   qualityText,
   RELEASED,
   roundedText,
+  speedText,
   tradedText,
   withoutReleases,
 } from "../../../web/studio/model/plans.js";
@@ -162,6 +163,14 @@ test("a plan says whose SQNR it tells", () => {
   assert.equal(text("output"), "The model's output: 19.6 dB SQNR predicted (higher is closer)");
   assert.equal(text("layers"), "The layers' outputs: 19.6 dB SQNR measured (higher is closer)");
   assert.deepEqual([text("weights", null), tradedText(["nearest", undefined], t)], ["", ""]);
+});
+
+test("a predicted speed says for which inputs it is", () => {
+  const text = (basis, rows) => speedText({ predicted: 0.912, basis, gpu: "RTX 4090", rows, image_rows: 4096 }, t);
+  assert.equal(text("image", 4096), "About 0.91 times as fast as FP8 for images of 1024² (RTX 4090)");
+  assert.equal(text("calibrated", 8192), "About 0.91 times as fast as FP8 for inputs of 8,192 rows, as calibrated (RTX 4090)");
+  assert.match(text("few", 64), /inputs of 64 rows, .*; an image of 1024² has 4,096 rows/);
+  assert.match(text("unknown", 0), /^About 0.91 times as fast as FP8 for inputs as the sensitivity's calibration saw them/);
 });
 
 test("layers that the recipe pins are released by null, those pinned by hand by taking the pin off", () => {

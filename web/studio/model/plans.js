@@ -157,6 +157,11 @@ export function qualityText({ summary: { error } }, t) {
   return Number.isFinite(error.sqnr_db) ? t(`plan.quality.${error.of}`, { value: t.decibels(error.sqnr_db) }) : "";
 }
 
+/** How fast the file would be, and for which inputs: that decides much of it. */
+export function speedText({ predicted, basis, gpu, rows, image_rows: image }, t) {
+  return t(`plan.speed.${basis}`, { factor: t.number(predicted, 2), gpu, rows, image });
+}
+
 /** Methods that take more error of the weights for less error of the outputs. */
 const TRADING = ["gptq", "weighted"];
 

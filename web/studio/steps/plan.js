@@ -2,7 +2,7 @@
 
 import { h, keyedList, setAttribute, setChildren, setText } from "../dom.js";
 import { comingCalibration } from "../model/calibrations.js";
-import { currentPlan, formatCounts, pinnableLayers, qualityText, roundedText } from "../model/plans.js";
+import { currentPlan, formatCounts, pinnableLayers, qualityText, roundedText, speedText } from "../model/plans.js";
 import { blockMap, formatClass } from "../parts/block_map.js";
 import { checkField, disclosure, notice, searchField, section, segments } from "../parts/controls.js";
 import { budgetCurve } from "../parts/curve.js";
@@ -89,7 +89,7 @@ function planTotals(t) {
   function update({ plan, choices, calibrations, statistics }) {
     const ratio = plan.output_bytes / plan.source_bytes;
     setText(summary, t("plan.ratio", { percent: t.percent(ratio), size: t.size(plan.output_bytes) }));
-    setText(speed, plan.speed ? t("plan.speed", { factor: t.number(plan.speed.predicted, 2), gpu: plan.speed.gpu }) : "");
+    setText(speed, plan.speed ? speedText(plan.speed, t) : "");
     setAttribute(speed, "title", t.told(plan.speed?.predicted_is));
     setText(quality, qualityText(plan, t));
     setAttribute(quality, "title", t.told(plan.summary.error.is));
