@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nvfp4_studio.converters.journal import lock, open_private
+from nvfp4_studio.converters.writing.journal import lock, open_private
 from nvfp4_studio.tests.server.studio.asking import (
     AIO,
     FLUX,

@@ -27,7 +27,6 @@ from nvfp4_studio.converters import (
 from nvfp4_studio.converters.budget import parse_budget, plan_budget
 from nvfp4_studio.converters.errors import SensitivityError
 from nvfp4_studio.converters.formats import Encoding, Weight, nvfp4
-from nvfp4_studio.converters.journal import lock, open_private
 from nvfp4_studio.converters.kernels import load_table
 from nvfp4_studio.converters.options import Options
 from nvfp4_studio.converters.sensitivity import (
@@ -56,6 +55,7 @@ from nvfp4_studio.converters.sensitivity.progress_file import ProgressFile
 from nvfp4_studio.converters.sensitivity.weighting import row_weights
 from nvfp4_studio.converters.sweep import Asked, simulating, sweep
 from nvfp4_studio.converters.verify_outputs import output_fidelity
+from nvfp4_studio.converters.writing.journal import lock, open_private
 
 PROJ = "double_blocks.0.img_attn.proj"
 

@@ -30,7 +30,7 @@ const LAYER = { bytes_after: 5, shape: [2, 2], reason: "rule", format: "nvfp4", 
 const PLAN = {
   output_bytes: 910,
   source_bytes: 1000,
-  speed: { predicted: 0.91, gpu: "a GPU" },
+  speed: { predicted: 0.91, basis: "image", rows: 4096, image_rows: 4096, gpu: "a GPU" },
   summary: { error: { sqnr_db: 21.6, of: "weights", is: "" }, roundings: {} },
   layers: [{ ...LAYER, name: "b.0.q", module: "b.0.q", block: "b.0" }, { ...LAYER, name: "b.1.q", module: "b.1.q", block: "b.1" }],
   warnings: [],
