@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from ..converters import Cancelled, ConversionError, convert, open_source, report_stem
+    from ..converters.errors import TargetExists
     from ..converters.recipe_file import parse_recipe
 
     check_budget_options(arguments)
@@ -70,6 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
             )
         except Cancelled as error:
             raise Interrupted(str(error), interrupt.status) from error
+        except TargetExists as error:
+            raise ConversionError(
+                f"{arguments.target} exists already; choose another name or use --overwrite."
+            ) from error
         except torch.OutOfMemoryError as error:
             raise ConversionError("The GPU's memory is full; nothing was written. Use --device cpu.") from error
     try:

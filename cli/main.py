@@ -78,8 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show an arrow gets a question mark, not an exception.
             stream.reconfigure(errors="replace")
+    words, parser = sys.argv[1:] if argv is None else argv, _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return USAGE
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parser.parse_args(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
     try:

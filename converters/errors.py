@@ -17,6 +17,10 @@ class ConversionError(StudioError):
     """The plan cannot be carried out: no space, target exists, write error."""
 
 
+class TargetExists(ConversionError):
+    """The target is there and was not to be overwritten."""
+
+
 class SensitivityError(StudioError):
     """A sensitivity cannot be measured, read or written."""
 

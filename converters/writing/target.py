@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...calibration.files import patiently
-from ..errors import ConversionError
+from ..errors import ConversionError, TargetExists
 from .journal import Journal, lock, open_private
 
 LOOKS, LOOK_SECONDS = 10, 0.02
@@ -37,8 +37,10 @@ def check_target(target: Path, overwrite: bool) -> None:
     """Raises ConversionError when the target may not or cannot be made."""
     if not target.parent.is_dir():
         raise ConversionError(f"The folder {target.parent} does not exist; create it or choose another output.")
-    if target.is_dir() or (os.path.lexists(target) and not overwrite):
-        raise ConversionError(f"{target} exists already; choose another name or allow overwriting.")
+    if target.is_dir():
+        raise ConversionError(f"{target} is a folder; choose another name.")
+    if os.path.lexists(target) and not overwrite:
+        raise TargetExists(f"{target} exists already; choose another name or allow overwriting.")
 
 
 def open_locked(target: Path, journal: Journal) -> BinaryIO:

@@ -53,6 +53,11 @@ def test_wrong_usage_is_status_2(run: Run, words: tuple[str, ...]) -> None:
     assert "usage: nvfp4-studio" in result.err and result.out == ""
 
 
+def test_without_words_the_help_is_shown(run: Run) -> None:
+    result, asked = run(), run("--help")
+    assert (result.status, result.out, result.err) == (2, "", asked.out)
+
+
 @pytest.mark.parametrize("verb", ["plan", "convert"])
 def test_help_explains_every_choice_with_the_cores_words(run: Run, verb: str) -> None:
     result = run(verb, "--help")

@@ -111,8 +111,12 @@ def test_convert_says_what_it_did(run: Run, checkpoint: Path, tmp_path: Path) ->
 def test_convert_does_not_overwrite_unless_asked(run: Run, checkpoint: Path, converted: Path) -> None:
     before = converted.read_bytes()
     result = run("convert", checkpoint, converted, "--device", "cpu", "--rounding", "nearest")
-    assert result.status == 1 and "exists already" in result.err
+    assert result.status == 1 and "exists already; choose another name or use --overwrite." in result.err
     assert converted.read_bytes() == before
+    folder = converted.with_name("folder.safetensors")
+    folder.mkdir()
+    result = run("convert", checkpoint, folder, "--device", "cpu", "--overwrite")
+    assert result.status == 1 and "folder.safetensors is a folder; choose another name." in result.err
     result = run("convert", checkpoint, converted, "--device", "cpu", "--rounding", "nearest", "--overwrite")
     assert result.status == 0 and converted.read_bytes() != before
 
