@@ -17,7 +17,7 @@ DEFAULT_DETAIL = SCALES
 DETAIL_HELP: dict[str, str] = {
     SCALES: "amax and histograms, about 16 KB a layer: enough for input scales. Sampling takes 1 to 5 % longer on a CPU, more in tiny models.",
     CHANNELS: "also amax and mean square of each input channel, 20 bytes a channel: for weighted rounding and "
-    "pre_quant_scale. Sampling takes 1 to 18 % longer on a CPU.",
+    "pre_quant_scale. Sampling takes 1 to 10 % longer on a CPU.",
     CURVATURE: "also X^T X in blocks of 128 channels and 64 input rows a layer, about 0.7 KB a channel (1.7 GB for "
     "Qwen-Image): for GPTQ and measured output errors. Sampling takes 4 to 40 % longer on a CPU.",
 }
