@@ -79,7 +79,8 @@ def check_budget_options(arguments: argparse.Namespace) -> None:
     if arguments.budget is None:
         alone = next((option for name, option in NEEDING_A_BUDGET.items() if getattr(arguments, name)), None)
         if alone is not None:
-            raise PlanError(f"{alone} belongs to a budget; add --budget, for example {EXAMPLE}.")
+            elsewhere = ", or let `nvfp4-studio sweep` predict speeds of recipes" if alone == "--kernels" else ""
+            raise PlanError(f"{alone} belongs to a budget; add --budget, for example {EXAMPLE}{elsewhere}.")
         if arguments.save_recipe and arguments.pre_quant == "off":
             raise PlanError(
                 f"--save-recipe belongs to a budget or a search; add --budget, for example {EXAMPLE}, or --pre-quant search."

@@ -101,7 +101,7 @@ def test_a_converted_file_tells_how_its_formats_were_chosen(measured: Path, run:
     [
         (["--no-ties"], "--no-ties belongs to a budget"),
         (["--timesteps", "path"], "--timesteps belongs to a budget"),
-        (["--kernels", "b200"], "--kernels belongs to a budget"),
+        (["--kernels", "b200"], 'add --budget, for example --budget "size<=0.7", or let `nvfp4-studio sweep` predict'),
         (["--save-recipe", "x.json"], "--save-recipe belongs to a budget"),
         (["--out", "x"], "--out belongs to a budget"),
         (["--budget", "size<=0.5"], "A budget chooses by measured errors; add --calibration"),
