@@ -13,18 +13,23 @@ from ..texts import plan_notes
 from .anatomy import Part, anatomy
 from .asked import Asked, asked
 from .deciding import Decided, decide
+from .fitting import fitting
 from .headers import opened
 from .prediction import Expected, expected, total
 from .speed import measured_speed, predicted_speed, table_for
 
 
 def planned(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan with every layer, what is predicted of it, and the totals; see ``asked`` for the fields."""
+    """A plan with every layer, what is predicted of it, and the totals; see ``asked`` for the fields.
+
+    ``fitting`` names calibrations of this source where none was asked for.
+    """
     wanted = asked(body)
     with opened(wanted.source) as source:
         decided = decide(wanted, source)
         parts = anatomy(wanted.source, source)
-    return {"source": wanted.source, **_answer(decided, parts, wanted)}
+        offered = [] if wanted.calibration else fitting(source)
+    return {"source": wanted.source, "fitting": offered, **_answer(decided, parts, wanted)}
 
 
 def _answer(decided: Decided, parts: Mapping[str, Part], wanted: Asked) -> dict[str, Any]:

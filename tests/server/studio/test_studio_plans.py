@@ -126,6 +126,16 @@ def test_a_plan_with_statistics_has_scales(server: Any) -> None:
     assert plan["speed"]["basis"] == plain["speed"]["basis"] == "image", "it saw 256 rows a call, fewer than 1024² has"
 
 
+def test_calibrations_of_the_source_are_named_where_none_is_chosen(server: Any) -> None:
+    calibrate(server, "any")
+    assert server.finish(server.queue(sampling_prompt(3, "rows")))["status"]["status_str"] == "success"
+    assert "rows" in post(server, "plan", source=AIO)["fitting"]
+    assert post(server, "plan", source=AIO, calibration="rows")["fitting"] == []
+    assert not {"rows", "any"} & set(post(server, "plan", source=FLUX)["fitting"]), (
+        "another model's, and weights unknown"
+    )
+
+
 def test_what_a_node_can_do_a_plan_can(server: Any) -> None:
     assert server.finish(server.queue(sampling_prompt(3, "rows")))["status"]["status_str"] == "success"
     choices = get(server, "recipes")

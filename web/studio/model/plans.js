@@ -140,16 +140,18 @@ export function grouped(layers, by, other) {
 
 /**
  * How the plan's weights are rounded, that outputs are closer than weights where those are traded for them, and that
- * curvature would allow it: the method is no choice of most users, but follows from the calibration's `detail`.
+ * curvature would allow it: the method is no choice of most users, but follows from the calibration's `detail`. Where
+ * none is chosen and the source has some, those are named.
  */
-export function roundedText({ summary }, rounding, detail, t) {
+export function roundedText({ summary, fitting }, rounding, detail, t) {
   const found = Object.entries(summary.roundings);
   if (found.length === 0) return "";
   const methods = found.length === 1 ? [found[0][0]] : found.map(([name, count]) => `${name} ${t.number(count)}`);
   const said = t("plan.rounded", { methods: methods.join(", ") });
   const better = (rounding ?? "auto") === "auto" && detail !== "curvature" && !("gptq" in summary.roundings);
   const traded = summary.error.of === "weights" && tradedText(Object.keys(summary.roundings), t);
-  return [said, traded, better && t("plan.closer")].filter(Boolean).join(" ");
+  const advice = fitting?.length ? t("plan.fitting", { names: fitting.join(", ") }) : better && t("plan.closer");
+  return [said, traded, advice].filter(Boolean).join(" ");
 }
 
 /** How close the plan stays to the source, and whether weights or outputs do. */
