@@ -299,6 +299,34 @@ async function subgraph(page) {
   await studio(page).getByText("Measuring into", { exact: false }).waitFor();
 }
 
+/** A plan and a name that are refused, and that say so only as long as they are chosen. */
+async function refused(page) {
+  const before = seen.errors.length;
+  const alert = () => studio(page).getByRole("alert").filter({ visible: true });
+  const budget = studio(page).getByRole("textbox", { name: "Budget" });
+  await step(page, "Plan").click();
+  const map = studio(page).getByRole("heading", { name: "Block map" });
+  await map.waitFor();
+  await budget.fill("size<=tiny");
+  seen.notes.refusedPlan = await alert().innerText();
+  await map.waitFor({ state: "hidden" });
+  await examine(page, "refused");
+  await shot(page, "3-refused");
+  await step(page, "Convert").click();
+  seen.notes.refusedConvert = [await alert().innerText(), await button(page, "Convert with this plan").isDisabled()];
+  await shot(page, "4-refused");
+  await step(page, "Plan").click();
+  await budget.fill("");
+  await map.waitFor();
+  await step(page, "Convert").click();
+  await studio(page).getByLabel("Name of the new file").fill("../evil");
+  await button(page, "Convert to NVFP4").click();
+  seen.notes.refusedName = await alert().locator("div > span").first().innerText();
+  await studio(page).getByLabel("Name of the new file").fill("");
+  await alert().waitFor({ state: "hidden" });
+  seen.errors.push(...seen.errors.splice(before).filter((text) => !/\b400\b/.test(text)));
+}
+
 /** What goes wrong, and what is taken back. */
 async function troubles(page) {
   await openTab(page);
@@ -306,6 +334,8 @@ async function troubles(page) {
   await studio(page).locator(".nvfp4-card", { hasText: "broken" }).locator(".nvfp4-card-note").waitFor();
   seen.notes.broken = await studio(page).locator(".nvfp4-card", { hasText: "broken" }).locator(".nvfp4-card-note").innerText();
   seen.notes.blocked = await step(page, "Plan").isDisabled();
+  await choose(page, "flux.safetensors");
+  await refused(page);
   await choose(page, "slow.safetensors");
   await step(page, "Convert").click();
   await button(page, "Convert to NVFP4").click();
@@ -349,6 +379,8 @@ async function troubles(page) {
   await step(page, "Convert").click();
   await result(page, "flux-nvfp4").waitFor({ state: "hidden" });
   seen.notes.gone = await job(page, "flux-nvfp4").innerText();
+  await button(page, "Clear").click();
+  await job(page, "flux-nvfp4").waitFor({ state: "detached" });
 }
 
 const checked = (page, list) => studio(page).getByRole("radiogroup", { name: list }).locator(".nvfp4-card", { has: page.getByRole("radio", { checked: true }) });

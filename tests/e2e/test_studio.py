@@ -311,6 +311,12 @@ def test_a_broken_source_says_what_is_wrong_and_cannot_be_planned(path: dict[str
     assert path["notes"]["blocked"]
 
 
+def test_a_refused_plan_and_a_refused_name_say_why_and_convert_nothing(path: dict[str, Any]) -> None:
+    assert path["notes"]["refusedPlan"].startswith("A budget is kept by measured errors")
+    assert path["notes"]["refusedConvert"] == [path["notes"]["refusedPlan"], True]
+    assert path["notes"]["refusedName"].startswith("The output name '../evil' leaves its folder")
+
+
 def test_a_screen_reader_hears_how_far_a_conversion_is(path: dict[str, Any]) -> None:
     assert "%" in path["notes"]["spoken"] and "slow-nvfp4" in path["notes"]["spoken"]
 
