@@ -156,7 +156,7 @@ test("a plan says how weights are rounded, and what a calibration with more deta
   assert.equal(text({ nearest: 9 }, "nearest", "scales"), "Rounded by nearest.");
   assert.equal(text({}, null, undefined), "");
   const there = { summary: { roundings: { nearest: 9 }, error: { of: "weights" } }, fitting: ["mine", "mine-2"] };
-  assert.equal(roundedText(there, null, undefined, t), "Rounded by nearest. A calibration of this model is there: mine, mine-2. Choose it in step 2.");
+  assert.equal(roundedText(there, null, undefined, t), "Rounded by nearest. A calibration of this model is there: mine, mine-2. Choose it under “Calibrate”.");
 });
 
 test("a plan says whose SQNR it tells", () => {

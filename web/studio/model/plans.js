@@ -150,7 +150,7 @@ export function roundedText({ summary, fitting }, rounding, detail, t) {
   const said = t("plan.rounded", { methods: methods.join(", ") });
   const better = (rounding ?? "auto") === "auto" && detail !== "curvature" && !("gptq" in summary.roundings);
   const traded = summary.error.of === "weights" && tradedText(Object.keys(summary.roundings), t);
-  const advice = fitting?.length ? t("plan.fitting", { names: fitting.join(", ") }) : better && t("plan.closer");
+  const advice = fitting?.length ? t("plan.fitting", { names: fitting.join(", "), step: t("steps.calibration") }) : better && t("plan.closer");
   return [said, traded, advice].filter(Boolean).join(" ");
 }
 
