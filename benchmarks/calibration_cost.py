@@ -15,7 +15,7 @@ in one attention, random weights). Two measurements, both in one process:
 On a CPU one thread runs and its CPU time counts, so that other programs take no part, but for the caches that
 they share. A call costs one pass over its input and about 70 microseconds, since the model has driven our code
 out of the caches. That shows where calls are short: the demo model is 256 wide, and `--pictures` says how many are
-in a batch; 10 is its own, with 400 a call takes a few milliseconds. A real model's takes a hundred times that.
+in a batch; 10 is its own, with 400 a call takes some 26 milliseconds. A real model's takes longer still.
 
 `--samplings N` calibrates the demo model N times in a row into one file, as the node does, and shows resident
 memory and file size on the way.
