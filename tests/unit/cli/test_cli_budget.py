@@ -131,5 +131,7 @@ def test_a_budget_chooses_the_rounding(measured: Path, run: Run, verb: str, tmp_
 def test_an_impossible_budget_is_one_sentence(measured: Path, run: Run) -> None:
     result = run(*words(measured, "plan", "--budget", "speed>=9"))
     assert result.status == 1
-    assert "The budget speed>=9 cannot be kept: the fastest formats that the rules allow" in result.err
-    assert result.err.count("\n") == 1
+    # Whichever test of this folder comes first also measures.
+    said = [line for line in result.err.splitlines() if not line.startswith("Wrote ")]
+    assert len(said) == 1
+    assert "The budget speed>=9 cannot be kept: the fastest formats that the rules allow" in said[0]
