@@ -111,8 +111,8 @@ class Collector:
 
         images: how many images this sampling made. adaptation: what was patched into the weights, in words.
         prompt: the digest of what it was conditioned on (see prompts.py), None when unknown.
-        This is the only place that waits for the devices. A sampling without any evaluation counts as none.
-        Raises CalibrationError when sums of squares left the range that can be kept.
+        This is the only place that waits for the devices. A sampling without any evaluation counts as none; a
+        layer whose sums of squares left the range that can be kept has no channels.
         """
         with self._lock, torch.inference_mode(False), torch.no_grad():
             layers: dict[str, LayerStatistics] = {}
