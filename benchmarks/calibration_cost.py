@@ -227,12 +227,9 @@ def costs(run: Sampling, what: str, runs: int, device: torch.device) -> list[dic
         pairs = [pair for sampling in samplings for pair in sampling.seconds]
         without = statistics.median(without for without, _ in pairs)
         low, middle, high = statistics.quantiles([with_it / without for without, with_it in pairs], n=4)
-        error = (
-            1.253 * (high - low) / 1.349 / len(pairs) ** 0.5
-        )  # of a median, and the deviation of a normal distribution
-        inside, spent = (
-            sum(values) for values in ([one.inside for one in samplings], [with_it for _, with_it in pairs])
-        )
+        # Of a median; the quartiles of a normal distribution are 1.349 deviations apart.
+        error = 1.253 * (high - low) / 1.349 / len(pairs) ** 0.5
+        inside, spent = sum(one.inside for one in samplings), sum(with_it for _, with_it in pairs)
         # The host's time says nothing of a GPU's.
         clocked = spent / (spent - inside) if device.type == "cpu" else None
         rows.append({"model": what, "device": device.type, "detail": detail, "without_s": without, "pairs": len(pairs),

@@ -101,20 +101,23 @@ def _spans(values: torch.Tensor, chunks: int) -> tuple[float, ...] | None:
 
     For CPUs, where one pass over the data and a look are cheapest.
     """
-    if chunks == 1:
-        low, high = torch.aminmax(values)
-        largest = max(-low.item(), high.item())
-        return (largest,) if largest < math.inf else None
-    spans = [_spans(span, 1) for span in values.chunk(chunks)]
-    return None if None in spans else tuple(span[0] for span in spans if span)
+    largest = []
+    for span in values.chunk(chunks) if chunks > 1 else (values,):
+        low, high = torch.aminmax(span)
+        largest.append(max(-low.item(), high.item()))
+    return _finite(largest)
+
+
+def _finite(spans: list[float]) -> tuple[float, ...] | None:
+    """The spans, None when one of them is NaN or infinite."""
+    return tuple(spans) if all(map(math.isfinite, spans)) else None
 
 
 def _observe_rows(rows: torch.Tensor, into: Observation, detail: str) -> None:
     if detail != SCALES:
         largest = _add_channels(rows, into, detail)
         if rows.is_cpu:
-            spans = largest.amax(1).tolist()
-            into.spans = tuple(spans) if all(map(math.isfinite, spans)) else None
+            into.spans = _finite(largest.amax(1).tolist())
     if into.spans is None:
         into.row_amax = torch.cat([_row_amax(part) for part in _pieces(rows)])
 
